@@ -1,0 +1,120 @@
+package core
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// EngineOptions describes an [Engine].
+type EngineOptions struct {
+	Device Device
+	// NumThreads is the number of workers of a CPU engine; 0 takes GOMAXPROCS.
+	NumThreads int
+}
+
+// Engine is where operations run: a device, the number of worker threads, scratch
+// memory that is reused from call to call, and counters of the work done. It is
+// immutable after [NewEngine] and safe for concurrent use.
+type Engine struct {
+	Device     Device
+	NumThreads int
+	Counters   Counters
+
+	session Session
+	scratch scratchPool
+}
+
+// MaxThreads bounds NumThreads: far above any machine, far below what would
+// exhaust memory by mistake.
+const MaxThreads = 4096
+
+// NewEngine opens a device.
+func NewEngine(o EngineOptions) (*Engine, error) {
+	if o.Device.Type == 0 {
+		o.Device = Device{Type: CPU}
+	}
+	if o.NumThreads < 0 || o.NumThreads > MaxThreads {
+		return nil, Invalidf("num_threads", "%d, want 0 (all) to %d", o.NumThreads, MaxThreads)
+	}
+	if o.NumThreads == 0 {
+		o.NumThreads = runtime.GOMAXPROCS(0)
+	}
+	e := &Engine{Device: o.Device, NumThreads: o.NumThreads}
+	if o.Device.Type == CPU {
+		if o.Device.ID != 0 {
+			return nil, Errorf(NoDevice, "device_id: %d, want 0: there is one CPU device", o.Device.ID)
+		}
+		return e, nil
+	}
+	b := backendFor(o.Device.Type)
+	if b == nil {
+		return nil, Errorf(NoDevice, "device_type: %s, but this build has no backend for it", o.Device.Type)
+	}
+	if n := b.DeviceCount(); o.Device.ID < 0 || int(o.Device.ID) >= n {
+		return nil, Errorf(NoDevice, "device_id: %d, want less than the %d %s devices found", o.Device.ID, n, o.Device.Type)
+	}
+	session, err := b.Open(o.Device.ID)
+	if err != nil {
+		return nil, err
+	}
+	e.session = session
+	return e, nil
+}
+
+// Session is the opened accelerator, or nil on the CPU.
+func (e *Engine) Session() Session { return e.session }
+
+// Close releases the device and the scratch memory. No operation may be running.
+func (e *Engine) Close() error {
+	e.scratch.drop()
+	if e.session != nil {
+		return e.session.Close()
+	}
+	return nil
+}
+
+// Counters are sums over an engine's life, safe to read at any time.
+type Counters struct {
+	RouterCalls, ExpertsCalls, Tokens, ExpertRows, FLOPs, Bytes, ScratchBytes atomic.Uint64
+}
+
+// Parallel runs do(worker, task) for every task in [0, tasks) on at most
+// NumThreads workers and returns when all are done. Worker numbers are less than
+// NumThreads, and one worker runs one task at a time. Tasks are handed out in
+// order, so put the long ones first. A panic in a task is raised again here.
+func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
+	workers := min(e.NumThreads, tasks)
+	if workers <= 1 {
+		for task := range tasks {
+			do(0, task)
+		}
+		return
+	}
+	var next atomic.Int64
+	var group sync.WaitGroup
+	var failure atomic.Pointer[any]
+	run := func(worker int) {
+		defer func() {
+			if cause := recover(); cause != nil {
+				failure.CompareAndSwap(nil, &cause)
+				next.Store(int64(tasks))
+			}
+		}()
+		for {
+			task := int(next.Add(1)) - 1
+			if task >= tasks {
+				return
+			}
+			do(worker, task)
+		}
+	}
+	for worker := 1; worker < workers; worker++ {
+		group.Go(func() { run(worker) })
+	}
+	run(0)
+	group.Wait()
+	if cause := failure.Load(); cause != nil {
+		panic(*cause)
+	}
+}

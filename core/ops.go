@@ -1,0 +1,176 @@
+package core
+
+import "unsafe"
+
+// RouterMode says how scores become a routing.
+type RouterMode int32
+
+// The router modes.
+const (
+	// Hamiltonian binds tokens to centroids by an energy u, priced by mu.
+	Hamiltonian RouterMode = 0
+	// Mixtral takes a softmax over linear logits and its top k.
+	Mixtral RouterMode = 1
+	// DeepSeek takes sigmoid scores, groups, and a bias for the choice only.
+	DeepSeek RouterMode = 2
+)
+
+// Binding says how a token binds to a centroid.
+type Binding int32
+
+// The bindings.
+const (
+	Cosine Binding = 0
+	Dot    Binding = 1
+)
+
+// Solver says where the prices come from.
+type Solver int32
+
+// The solvers.
+const (
+	// Price takes mu from earlier steps: causal, the default.
+	Price Solver = 0
+	// Batch finds the optimum of H over the batch: not causal.
+	Batch Solver = 1
+)
+
+// RouterOptions describes a router. See genesis_moe.h for each field.
+type RouterOptions struct {
+	Mode               RouterMode
+	Binding            Binding
+	Solver             Solver
+	TopK               int
+	Budgeted           bool
+	NormalizeTopK      bool
+	NumGroups          int
+	TopKGroups         int
+	ScalingFactor      float32
+	Epsilon            float32
+	TemperatureFloor   float32
+	EntropyTemperature float32
+	LoadPenalty        float32
+}
+
+// DefaultRouterOptions are those of GMOE_ROUTER_OPTIONS_INIT.
+func DefaultRouterOptions() RouterOptions {
+	return RouterOptions{
+		TopK: 2, NormalizeTopK: true, NumGroups: 1, TopKGroups: 1, ScalingFactor: 1,
+		Epsilon: 1e-2, TemperatureFloor: 1e-2, EntropyTemperature: 0.1, LoadPenalty: 10,
+	}
+}
+
+// RouterForwardArgs are the arguments of a router's forward pass. Shapes, dtypes
+// and which tensors may be nil: gmoe_router_forward in genesis_moe.h.
+type RouterForwardArgs struct {
+	Options RouterOptions
+
+	HiddenStates, Projection, Centroids, Bias, Price, Temperature, Gap *Tensor
+
+	TopKIndex, TopKWeights, Logits, Counts, PriceOut *Tensor
+
+	Stream unsafe.Pointer
+}
+
+// RouterBackwardArgs are the arguments of a router's backward pass; see
+// gmoe_router_backward in genesis_moe.h.
+type RouterBackwardArgs struct {
+	Options RouterOptions
+
+	HiddenStates, Projection, Centroids, Bias, Temperature *Tensor
+	Logits, TopKIndex, GradTopKWeights, GradLogits         *Tensor
+
+	GradHiddenStates, GradProjection, GradCentroids, GradBias, GradTemperature *Tensor
+
+	Stream unsafe.Pointer
+}
+
+// RouterUpdateArgs are the arguments of the step that moves prices and gap; see
+// gmoe_router_update in genesis_moe.h.
+type RouterUpdateArgs struct {
+	Options RouterOptions
+
+	Counts    *Tensor
+	NumTokens int64
+
+	Rate, StepLimit, Budget, GapRate float64
+
+	Price, Gap *Tensor
+
+	Stream unsafe.Pointer
+}
+
+// RouterReportArgs are the inputs of a report; see gmoe_router_report_compute.
+type RouterReportArgs struct {
+	Options RouterOptions
+
+	Logits, TopKIndex, Price, PreviousIndex *Tensor
+
+	Stream unsafe.Pointer
+}
+
+// RouterReport holds the terms of H and how a routing looks; see gmoe_router_report.
+type RouterReport struct {
+	EnergyBind, EnergyEntropy, EnergyCost, Energy float64
+	MaxViolation, LoadCV, DeadShare               float64
+	TokenEntropy, MarginalEntropy                 float64
+	PriceMin, PriceMax                            float64
+	TopKMargin, MeanActive, Churn                 float64
+	NonFiniteTokens                               int64
+}
+
+// Activation is the nonlinearity of an expert.
+type Activation int32
+
+// The activations, numbered as in genesis_moe.h.
+const (
+	SiLU          Activation = 0
+	GELU          Activation = 1
+	GELUTanh      Activation = 2
+	ReLU          Activation = 3
+	ReLUSquared   Activation = 4
+	QuickGELU     Activation = 5
+	Sigmoid       Activation = 6
+	Tanh          Activation = 7
+	Identity      Activation = 8
+	ClippedSwiGLU Activation = 9
+)
+
+// ExpertsOptions describes the experts' network. See genesis_moe.h.
+type ExpertsOptions struct {
+	Activation  Activation
+	Gated       bool
+	Interleaved bool
+	Alpha       float32
+	Limit       float32
+}
+
+// DefaultExpertsOptions are those of GMOE_EXPERTS_OPTIONS_INIT: SwiGLU.
+func DefaultExpertsOptions() ExpertsOptions {
+	return ExpertsOptions{Gated: true, Alpha: 1.702, Limit: 7}
+}
+
+// ExpertsForwardArgs are the arguments of gmoe_experts_forward.
+type ExpertsForwardArgs struct {
+	Options ExpertsOptions
+
+	HiddenStates, TopKIndex, TopKWeights       *Tensor
+	GateUpProj, GateUpBias, DownProj, DownBias *Tensor
+	Output, PreActivation                      *Tensor
+
+	Stream unsafe.Pointer
+}
+
+// ExpertsBackwardArgs are the arguments of gmoe_experts_backward.
+type ExpertsBackwardArgs struct {
+	Options ExpertsOptions
+
+	GradOutput, HiddenStates, TopKIndex, TopKWeights *Tensor
+	GateUpProj, DownProj, DownBias, PreActivation    *Tensor
+
+	GradHiddenStates, GradTopKWeights *Tensor
+	GradGateUpProj, GradGateUpBias    *Tensor
+	GradDownProj, GradDownBias        *Tensor
+
+	Stream unsafe.Pointer
+}
