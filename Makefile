@@ -1,0 +1,136 @@
+# genesis-moe. `make` lists the targets.
+#
+# Everything is installed below this folder, at pinned versions: .venv (Python),
+# .tools (Go tools, CUDA headers), build (the library). A step that was finished is
+# not run again; one that was cut off is.
+
+PYTHON  ?= python3
+GO      ?= go
+VENV    := .venv
+PY      := $(VENV)/bin/python
+TOOLS   := $(CURDIR)/.tools
+STAMPS  := $(TOOLS)/stamps
+LOGS    := $(TOOLS)/logs
+
+UV_VERSION           := 0.13.9
+GOFUMPT_VERSION      := v0.12.0
+STATICCHECK_VERSION  := v0.8.2
+CUDA_HEADERS_VERSION := 12.9.79
+
+BLAS_DIR     = $(wildcard $(VENV)/lib/python3*/site-packages/scipy_openblas32/lib)
+CUDA_HEADERS := $(TOOLS)/cuda/nvidia/cuda_runtime/include
+
+LIBRARY := build/libgenesis_moe.so
+PYTEST_FLAGS ?= -q
+
+# Runs $(2) quietly, its output going to a log that is shown when it fails.
+define quietly
+@mkdir -p $(LOGS) $(STAMPS); printf '==> %s\n' "$(1)"; \
+ start=$$(date +%s); \
+ if ( $(2) ) >$(LOGS)/$(notdir $@).log 2>&1; then printf '    done in %ss\n' "$$(( $$(date +%s) - start ))"; \
+ else cat $(LOGS)/$(notdir $@).log >&2; printf '    failed; the log is above and in %s\n' "$(LOGS)/$(notdir $@).log" >&2; exit 1; fi
+endef
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+##@ Everyday
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/python $(STAMPS)/go-tools $(STAMPS)/cuda-headers ## install the pinned tools into .venv and .tools
+
+build: $(LIBRARY) ## build build/libgenesis_moe.so with a BLAS beside it
+
+demo: build $(STAMPS)/editable ## train three kinds of MoE on real text and compare them (under 10 minutes)
+	@$(PY) -m genesis_moe compare --demo --out runs/demo
+
+test: test-go test-python ## every test
+
+bench: build $(STAMPS)/editable ## layer and overhead benchmarks -> bench/*/results, README table
+	$(PY) -m genesis_moe bench layer --out bench/layer
+	$(PY) -m genesis_moe bench overhead --out bench/overhead
+	$(PY) bench/tables.py
+
+study: build $(STAMPS)/editable ## the comparison, three seeds (about an hour; resumes)
+	$(PY) -m genesis_moe compare --tier smoke --out bench/compare
+
+check: check-format check-go check-python check-race check-abi ## format, vet, lint, types, race detector, ABI gates
+
+fuzz: build ## every fuzz target for FUZZ_SECONDS (60) each
+	@bash .ci/fuzz $(or $(FUZZ_SECONDS),60)
+
+format: setup ## format Go, C and Python
+	$(TOOLS)/bin/gofumpt -w capi core cuda experts router
+	$(VENV)/bin/clang-format -i $(C_SOURCES)
+	$(VENV)/bin/ruff format -q bindings/python bench
+	$(VENV)/bin/ruff check -q --fix bindings/python bench
+
+clean: ## remove what build made
+	rm -rf build
+
+distclean: clean ## remove everything that make installed
+	rm -rf $(VENV) $(TOOLS)
+
+##@ Parts
+test-go: build ## Go tests, and the C tests that they drive
+	$(GO) test -timeout 15m ./...
+
+test-python: build $(STAMPS)/editable ## Python tests
+	$(PY) -m pytest $(PYTEST_FLAGS) bindings/python/tests
+
+C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' | grep -v -e zz_generated_ -e dlpack.h)
+
+check-format: setup ## formatting of Go, C and Python
+	@test -z "$$($(TOOLS)/bin/gofumpt -l capi core cuda experts router | tee /dev/stderr)" || { echo 'run make format' >&2; exit 1; }
+	@$(VENV)/bin/clang-format --dry-run -Werror $(C_SOURCES)
+	@$(VENV)/bin/ruff format -q --check bindings/python bench
+
+check-go: setup build ## go vet and staticcheck
+	$(GO) vet ./...
+	$(TOOLS)/bin/staticcheck ./...
+
+check-python: setup build ## ruff and mypy
+	$(VENV)/bin/ruff check bindings/python bench
+	$(VENV)/bin/mypy --config-file bindings/python/pyproject.toml bindings/python/src
+
+check-race: build ## Go tests under the race detector
+	$(GO) test -race -short -timeout 20m ./core/... ./router/... ./experts/...
+
+check-abi: build ## what the library exports, needs and weighs
+	$(GO) test -count=1 -run 'ABI|Gate' -v ./capi/...
+
+requirements: ## pin requirements.in anew
+	$(VENV)/bin/uv pip compile -q --upgrade --no-header --no-annotate requirements.in -o requirements.txt
+
+# --- installation -----------------------------------------------------------
+
+$(VENV)/bin/uv:
+	$(call quietly,Python environment,\
+	 $(PYTHON) -c 'import sys; sys.exit("genesis-moe needs Python 3.10 or newer" if sys.version_info < (3, 10) else 0)' \
+	 && $(PYTHON) -m venv $(VENV) && $(PY) -m pip install -q uv==$(UV_VERSION))
+
+$(STAMPS)/python: requirements.txt | $(VENV)/bin/uv
+	$(call quietly,Python packages (torch$(comma) transformers: 3 GB the first time),\
+	 VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -r requirements.txt && touch $@)
+
+$(STAMPS)/editable: bindings/python/pyproject.toml $(STAMPS)/python
+	$(call quietly,the genesis_moe package (editable),\
+	 VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --no-deps --no-build-isolation -e bindings/python && touch $@)
+
+$(STAMPS)/go-tools: Makefile
+	$(call quietly,Go tools,\
+	 GOBIN=$(TOOLS)/bin $(GO) install mvdan.cc/gofumpt@$(GOFUMPT_VERSION) \
+	 && GOBIN=$(TOOLS)/bin $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) && touch $@)
+
+$(STAMPS)/cuda-headers: Makefile | $(VENV)/bin/uv
+	$(call quietly,CUDA $(CUDA_HEADERS_VERSION) headers,\
+	 rm -rf $(TOOLS)/cuda && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --no-deps --target $(TOOLS)/cuda \
+	   nvidia-cuda-runtime-cu12==$(CUDA_HEADERS_VERSION) && test -f $(CUDA_HEADERS)/cuda.h && touch $@)
+
+comma := ,
+
+include capi/build.mk
+
+.PHONY: help setup build demo test bench study check fuzz format clean distclean test-go test-python \
+        check-format check-go check-python check-race check-abi requirements
