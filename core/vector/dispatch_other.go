@@ -1,0 +1,39 @@
+package vector
+
+import "github.com/genesis-moe/genesis-moe/core"
+
+func add(y, x []float32)                                          { addTwin(y, x) }
+func axpy(y []float32, a float32, x []float32)                    { axpyTwin(y, a, x) }
+func scale(y []float32, a float32, x []float32)                   { scaleTwin(y, a, x) }
+func dot(x, y []float32) float32                                  { return dotTwin(x, y) }
+func weightedSum(y []float32, rows []*float32, weights []float32) { weightedSumTwin(y, rows, weights) }
+func zero(y []float32)                                            { clear(y) }
+func fromBF16(dst []float32, src []core.BF16)                     { fromBF16Twin(dst, src) }
+func toBF16(dst []core.BF16, src []float32)                       { toBF16Twin(dst, src) }
+func exp(y, x []float32)                                          { expTwin(y, x) }
+func softmax(y, x []float32)                                      { softmaxTwin(y, x) }
+func swiGLU(h, gate, up []float32)                                { swiGLUTwin(h, gate, up) }
+
+func swiGLUBackward(dGate, dUp, scaledH, gate, up, dh []float32, weight float32) float32 {
+	return swiGLUBackwardTwin(dGate, dUp, scaledH, gate, up, dh, weight)
+}
+
+func gemmNT(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
+	gemmNTTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+func gemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
+	gemmNTTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+func gemmNN(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
+	gemmNNTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+func gemmNNBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
+	gemmNNTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+func gemmTN(m, n, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int, _ bool) {
+	gemmTNTwin(m, n, k, a, lda, b, ldb, y, ldy)
+}

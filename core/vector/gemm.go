@@ -1,0 +1,67 @@
+package vector
+
+import "github.com/genesis-moe/genesis-moe/core"
+
+// SmallRows is the largest number of rows m for which [GemmNT] and [GemmNN], and
+// the largest k for which [GemmTN], are expected to beat a BLAS.
+const SmallRows = 16
+
+// GemmNT multiplies by a transposed matrix:
+//
+//	y[m,n] = x[m,k] w[n,k]^T      (y += with accumulate)
+//
+// All are row-major, with ldx, ldw and ldy elements from row to row. It reads w
+// once for every few rows of x: for few rows it runs at the speed of memory.
+//
+// An element of y does not depend on m and n: rows computed one at a time, or
+// columns in parts, equal all computed at once, bit for bit.
+func GemmNT(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	gemmNT(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+// GemmNTBF16 is [GemmNT] with a w of bfloat16.
+func GemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	gemmNTBF16(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+// GemmNN multiplies by a matrix:
+//
+//	y[m,n] = x[m,k] w[k,n]      (y += with accumulate)
+//
+// All are row-major, with ldx, ldw and ldy elements from row to row. As with
+// [GemmNT], an element of y does not depend on m and n.
+func GemmNN(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	gemmNN(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+// GemmNNBF16 is [GemmNN] with a w of bfloat16.
+func GemmNNBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	gemmNNBF16(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+// GemmTN multiplies a transposed matrix, for the gradient of a weight matrix over
+// few rows k:
+//
+//	y[m,n] = a[k,m]^T b[k,n]
+//
+// All are row-major, with lda, ldb and ldy elements from row to row. y is written
+// once; with stream past the caches, where the rows of y can be aligned for it,
+// which is best when y is larger than them.
+func GemmTN(m, n, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int, stream bool) {
+	if m <= 0 || n <= 0 {
+		return
+	}
+	gemmTN(m, n, k, a, lda, b, ldb, y, ldy, stream)
+}
