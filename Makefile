@@ -52,6 +52,9 @@ bench: build $(STAMPS)/editable ## layer and overhead benchmarks -> bench/*/resu
 	$(PY) -m genesis_moe bench overhead --out bench/overhead
 	$(PY) bench/tables.py
 
+tables: $(STAMPS)/python ## write README's results from the JSON in bench/
+	$(PY) bench/tables.py
+
 study: build $(STAMPS)/editable ## the comparison, three seeds (about an hour; resumes)
 	$(PY) -m genesis_moe compare --tier smoke --out bench/compare
 
@@ -85,6 +88,7 @@ check-format: setup ## formatting of Go, C and Python
 	@test -z "$$($(TOOLS)/bin/gofumpt -l capi core cuda experts router | tee /dev/stderr)" || { echo 'run make format' >&2; exit 1; }
 	@$(VENV)/bin/clang-format --dry-run -Werror $(C_SOURCES)
 	@$(VENV)/bin/ruff format -q --check bindings/python bench
+	@$(PY) bench/tables.py --check
 
 check-go: setup build ## go vet and staticcheck
 	$(GO) vet ./...
@@ -132,5 +136,5 @@ comma := ,
 
 include capi/build.mk
 
-.PHONY: help setup build demo test bench study check fuzz format clean distclean test-go test-python \
+.PHONY: help setup build demo test bench tables study check fuzz format clean distclean test-go test-python \
         check-format check-go check-python check-race check-abi requirements

@@ -1,0 +1,118 @@
+"""Writes the results tables of README.md from the JSON that the studies left in bench/."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+BENCH = Path(__file__).resolve().parent
+README = BENCH.parent / "README.md"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = BENCH / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def row(*cells: object) -> str:
+    return "| " + " | ".join(str(c) for c in cells) + " |"
+
+
+def layer_table(data: dict[str, Any]) -> list[str]:
+    lines = [
+        f"**Layer, CPU** ({data['environment']['processor']}, {data['threads']} threads, torch "
+        f"{data['environment']['torch']}). Times faster than Hugging Face's `grouped_mm`, its default; above 1 is a win.",
+        "",
+        row("H, I, E, k", "T", "f32 forward", "f32 forward+backward", "of dense GEMM rate", "bf16 forward", "bf16 f+b"),
+        row(*["---"] * 7),
+    ]
+    cells: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for r in data["records"]:
+        shape = r["shape"]
+        name = ", ".join(str(shape[k]) for k in ("hidden_size", "intermediate_size", "num_experts", "top_k"))
+        cells.setdefault((name, r["tokens"]), {})[f"{r['dtype']} {r['passes']}"] = r
+
+    def ratio(records: dict[str, dict[str, Any]], key: str) -> str:
+        return f"{records[key]['speedup']['grouped_mm']:.2f}" if key in records else ""
+
+    for (name, tokens), records in cells.items():
+        dense = records["float32 forward+backward"].get("fraction_of_dense_rate")
+        lines.append(
+            row(
+                name,
+                tokens,
+                ratio(records, "float32 forward"),
+                ratio(records, "float32 forward+backward"),
+                f"{dense:.0%}" if dense else "",
+                ratio(records, "bfloat16 forward"),
+                ratio(records, "bfloat16 forward+backward"),
+            )
+        )
+    memory = ", ".join(f"{m['ratio']:.2f}" for m in data["memory"])
+    shares = ", ".join(f"{mode} {s['forward+backward']:.1%}" for mode, s in data["router"]["share"].items())
+    lines += [
+        "",
+        f"Memory that forward+backward adds, relative to what must be there (x, z, gradients): {memory}. "
+        f"Router's share of the layer at T=2048, E=64, forward+backward: {shares}. Raw: `bench/layer/cpu.json`.",
+    ]
+    return lines
+
+
+def overhead_table(data: dict[str, Any]) -> list[str]:
+    micro = 1e6
+    c = data["c_call_ns"]
+    return [
+        "**Overhead** (medians).",
+        "",
+        row("what", "cost"),
+        row("---", "---"),
+        *([row("C call into Go", f"{c['into_go_ns']:.0f} ns")] if c else []),
+        row("ctypes call", f"{data['ctypes_call_seconds']['median'] * micro:.1f} us"),
+        row("torch operator, smallest layer", f"{data['torch_operator_seconds']['median'] * micro:.1f} us"),
+        row("`import genesis_moe`", f"{data['import_seconds']['median'] * 1e3:.0f} ms"),
+        row("library", f"{data['library_bytes'] / 2**20:.1f} MiB"),
+        "",
+        "Raw: `bench/overhead/cpu.json`.",
+    ]
+
+
+def compare_table() -> list[str]:
+    path = BENCH / "compare" / "table.md"
+    if not path.exists():
+        return []
+    return ["**Comparison** of routers trained on real text; see [bench/compare](bench/compare/README.md).", "", path.read_text().strip()]
+
+
+def results() -> str:
+    blocks = []
+    if data := load("layer/cpu.json"):
+        blocks.append(layer_table(data))
+    if data := load("overhead/cpu.json"):
+        blocks.append(overhead_table(data))
+    if block := compare_table():
+        blocks.append(block)
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def updated(text: str) -> str:
+    return re.sub(
+        r"(<!-- results:.*?-->\n).*?(<!-- /results -->)", lambda m: m[1] + results() + "\n" + m[2], text, flags=re.S
+    )
+
+
+def main() -> int:
+    text = README.read_text()
+    if "--check" in sys.argv:
+        if updated(text) != text:
+            print("README.md's results are not those of bench/: run `make tables`", file=sys.stderr)
+            return 1
+        return 0
+    README.write_text(updated(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

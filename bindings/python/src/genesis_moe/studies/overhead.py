@@ -1,0 +1,89 @@
+"""Study ``overhead``: what calling the library costs when there is nothing to compute."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .record import environment, write_json
+
+
+def seconds_per_call(function: Callable[[], Any], calls: int, repeats: int = 7) -> dict[str, float]:
+    """The median and the least of several repeats, in seconds a call."""
+    function()
+    results = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        results.append((time.perf_counter() - start) / calls)
+    return {"median": statistics.median(results), "min": min(results)}
+
+
+def c_call(library: Path, source: Path) -> dict[str, float] | None:
+    """Nanoseconds of calls from C; None where the source or a compiler is missing."""
+    include = source.parent.parent.parent / "include"
+    if not source.exists() or not include.exists():
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "empty_call"
+        command = ["cc", "-O2", "-std=c99", f"-I{include}", str(source), str(library), "-o", str(program)]
+        subprocess.run(command, check=True)
+        environment_ = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
+        output = subprocess.run([program], check=True, capture_output=True, text=True, env=environment_).stdout
+    return json.loads(output)
+
+
+def import_seconds(statement: str, repeats: int = 9) -> dict[str, float]:
+    """Seconds that an import takes in a fresh interpreter, the interpreter's own start not counted."""
+    code = f"import time; s = time.perf_counter(); {statement}; print(time.perf_counter() - s)"
+    results = []
+    for _ in range(repeats):
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        results.append(float(done.stdout))
+    return {"median": statistics.median(results), "min": min(results)}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures everything and writes ``cpu.json`` into ``args.out``."""
+    import torch
+
+    import genesis_moe as gm
+    from genesis_moe import functional
+
+    out = Path(args.out)
+    library = Path(gm.doctor()["library"])
+    hidden_states = torch.randn(1, 8)
+    index, weights = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
+    gate_up, down = torch.randn(1, 16, 8), torch.randn(1, 8, 8)
+    gate_up_grad = gate_up.clone().requires_grad_()
+
+    def operator() -> None:
+        functional.experts(hidden_states, index, weights, gate_up, down)
+
+    def operator_with_gradient() -> None:
+        functional.experts(hidden_states, index, weights, gate_up_grad, down).sum().backward()
+
+    result = {
+        "study": "overhead",
+        "environment": environment(),
+        "c_call_ns": c_call(library, out / "empty_call.c"),
+        "ctypes_call_seconds": seconds_per_call(gm.engine_counters, 2000),
+        "torch_operator_seconds": seconds_per_call(operator, 500),
+        "torch_operator_forward_backward_seconds": seconds_per_call(operator_with_gradient, 500),
+        "import_seconds": import_seconds("import genesis_moe"),
+        "library_bytes": library.stat().st_size,
+        "not_run": ["Rust: there is no crate yet"],
+    }
+    write_json(out / "cpu.json", result)
+    print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=2))
+    return 0

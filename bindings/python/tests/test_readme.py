@@ -1,0 +1,50 @@
+"""Every program in the README is run as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def programs(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert found, f"README.md has no {language} program"
+    return found
+
+
+def run(command: list[str], **options) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_python(number: int, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(programs("python")[number])
+    output = run([sys.executable, str(tmp_path / "program.py")])
+    if number == 0:
+        loss, active, violation = map(float, re.findall(r"-?\d+\.\d+", output))
+        assert 0 < loss < 5 and 1 <= active <= 2 and violation >= 0
+
+
+def test_c(tmp_path: Path) -> None:
+    (tmp_path / "layer.c").write_text(programs("c")[0])
+    program = str(tmp_path / "layer")
+    library = ROOT / "build" / "libgenesis_moe.so"
+    run(
+        ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/include", str(tmp_path / "layer.c"), str(library)]
+        + [f"-Wl,-rpath,{ROOT}/build", "-o", program]
+    )
+    # silu(1) * 2 = 1.4621 for both outputs of token 0; -silu(6) * 8 = -47.8813 for token 1.
+    assert run([program]).split() == ["1.4621", "1.4621", "-47.8813", "-47.8813"]
+
+
+def test_go(tmp_path: Path) -> None:
+    (tmp_path / "main.go").write_text(programs("go")[0])
+    output = run(["go", "run", str(tmp_path / "main.go")], env={**os.environ, "GOFLAGS": ""})
+    assert output == "experts [0 1 0] loads [2 1]\n"
