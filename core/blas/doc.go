@@ -1,0 +1,24 @@
+// Package blas multiplies matrices with a BLAS that is found at run time, so that
+// genesis-moe neither links one nor ships without one.
+//
+// [Default] looks in this order and keeps the first library that works:
+//
+//  1. the environment variable GENESIS_MOE_BLAS: the path of a shared library, a
+//     name for the dynamic loader, or "gonum" for the pure-Go fallback. If it is
+//     set and does not work, that is an error and nothing else is tried;
+//  2. a library that lies beside ours: in the directory of the shared object, or of
+//     the program, that this package is part of (see [BundledDir]);
+//  3. OpenBLAS, MKL or BLIS of the system, by the loader's usual names;
+//  4. gonum, which is pure Go: it always works and is many times slower.
+//
+// A library is kept only if it gives the right numbers for a few small products, so
+// that a wrong calling convention is an error and not a wrong model.
+//
+// # Threads
+//
+// Every call runs on the calling thread alone; parallelism is the engine's. MKL's
+// thread count is set per thread and put back. That of OpenBLAS and BLIS belongs
+// to the loaded library, so it is set to one for the process: where the host has
+// loaded the very same file (a system numpy, say), the host's products are then
+// single-threaded too. A bundled library is our own copy and has no such effect.
+package blas
