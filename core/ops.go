@@ -1,6 +1,9 @@
 package core
 
-import "unsafe"
+// Stream is a CUstream, 0 for the legacy default one. It is a number and not a
+// pointer because CUDA gives 1 and 2 special meanings, and the Go runtime aborts the
+// process when it meets such a value where a pointer should be.
+type Stream uintptr
 
 // RouterMode says how scores become a routing.
 type RouterMode int32
@@ -69,7 +72,7 @@ type RouterForwardArgs struct {
 
 	TopKIndex, TopKWeights, Logits, Counts, PriceOut *Tensor
 
-	Stream unsafe.Pointer
+	Stream Stream
 }
 
 // RouterBackwardArgs are the arguments of a router's backward pass; see
@@ -82,7 +85,7 @@ type RouterBackwardArgs struct {
 
 	GradHiddenStates, GradProjection, GradCentroids, GradBias, GradTemperature *Tensor
 
-	Stream unsafe.Pointer
+	Stream Stream
 }
 
 // RouterUpdateArgs are the arguments of the step that moves prices and gap; see
@@ -97,7 +100,7 @@ type RouterUpdateArgs struct {
 
 	Price, Gap *Tensor
 
-	Stream unsafe.Pointer
+	Stream Stream
 }
 
 // RouterReportArgs are the inputs of a report; see gmoe_router_report_compute.
@@ -106,7 +109,7 @@ type RouterReportArgs struct {
 
 	Logits, TopKIndex, Price, PreviousIndex *Tensor
 
-	Stream unsafe.Pointer
+	Stream Stream
 }
 
 // RouterReport holds the terms of H and how a routing looks; see gmoe_router_report.
@@ -158,7 +161,7 @@ type ExpertsForwardArgs struct {
 	GateUpProj, GateUpBias, DownProj, DownBias *Tensor
 	Output, PreActivation                      *Tensor
 
-	Stream unsafe.Pointer
+	Stream Stream
 }
 
 // ExpertsBackwardArgs are the arguments of gmoe_experts_backward.
@@ -172,5 +175,5 @@ type ExpertsBackwardArgs struct {
 	GradGateUpProj, GradGateUpBias    *Tensor
 	GradDownProj, GradDownBias        *Tensor
 
-	Stream unsafe.Pointer
+	Stream Stream
 }
