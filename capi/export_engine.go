@@ -1,0 +1,78 @@
+package main
+
+/*
+#include <stdint.h>
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"unsafe"
+
+	"github.com/genesis-moe/genesis-moe/capi/internal/abi"
+	"github.com/genesis-moe/genesis-moe/capi/internal/handle"
+	"github.com/genesis-moe/genesis-moe/core"
+)
+
+// engines holds the live engines. The mark reads "Ge".
+var engines = handle.NewTable[*core.Engine](0x4765)
+
+// engine looks a handle up.
+func engine(h C.uintptr_t) (*core.Engine, error) {
+	e, ok := engines.Get(uintptr(h))
+	if !ok {
+		return nil, core.Errorf(core.InvalidHandle, "engine: %#x, want a handle of gmoe_engine_create that was not destroyed", uintptr(h))
+	}
+	return e, nil
+}
+
+//export goDeviceCount
+func goDeviceCount(deviceType C.int32_t, out *C.int32_t, message *C.char) C.int32_t {
+	return run(message, func() error {
+		if deviceType <= 0 {
+			return core.Invalidf("device_type", "%d, want a DLPack device type such as 1 (CPU) or 2 (CUDA)", deviceType)
+		}
+		*out = C.int32_t(core.DeviceCount(core.DeviceType(deviceType)))
+		return nil
+	})
+}
+
+//export goEngineCreate
+func goEngineCreate(options unsafe.Pointer, out *C.uintptr_t, message *C.char) C.int32_t {
+	return run(message, func() error {
+		*out = 0
+		o, err := abi.DecodeEngineOptions(options)
+		if err != nil {
+			return err
+		}
+		e, err := core.NewEngine(o)
+		if err != nil {
+			return err
+		}
+		*out = C.uintptr_t(engines.Add(e))
+		return nil
+	})
+}
+
+//export goEngineDestroy
+func goEngineDestroy(h C.uintptr_t, message *C.char) C.int32_t {
+	return run(message, func() error {
+		e, ok := engines.Remove(uintptr(h))
+		if !ok {
+			_, err := engine(h)
+			return err
+		}
+		return e.Close()
+	})
+}
+
+//export goEngineCounters
+func goEngineCounters(h C.uintptr_t, out unsafe.Pointer, message *C.char) C.int32_t {
+	return run(message, func() error {
+		e, err := engine(h)
+		if err != nil {
+			return err
+		}
+		return abi.EncodeCounters(out, &e.Counters)
+	})
+}

@@ -1,0 +1,84 @@
+package abi
+
+import (
+	"unsafe"
+
+	"github.com/genesis-moe/genesis-moe/core"
+)
+
+// maxStructSize bounds struct_size: far above any version of any struct, and low
+// enough that a garbage size does not send the check below over the caller's memory.
+const maxStructSize = 4096
+
+// check returns the struct at p as an S after checking its address and its
+// struct_size, the first field of every struct of the ABI.
+//
+// Fields are only ever appended. A size below the one of version 1 cannot be right.
+// A larger one comes from a caller compiled against a newer header: it is accepted
+// as long as the bytes that this library does not know are zero, which every
+// appended field must take to mean "as before".
+//
+// S is now the version 1 struct. When a field is appended, a caller's smaller
+// struct has to be copied into a zeroed S of the pool here.
+func check[S any](argument string, p unsafe.Pointer) (*S, error) {
+	return checkAt[S](argument, &p)
+}
+
+// checkAt is check for a pointer that lies in memory, such as a field.
+func checkAt[S any, P any](argument string, field *P) (*S, error) {
+	s, err := pointer[S](argument, field)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return nil, core.Invalidf(argument, "is NULL")
+	}
+	p := unsafe.Pointer(s)
+	known := unsafe.Sizeof(*s)
+	size := uintptr(*(*uint32)(p))
+	if size < known || size > maxStructSize {
+		return nil, core.Invalidf(argument, "struct_size %d, want %d: initialise it with its _INIT macro", size, known)
+	}
+	for _, b := range unsafe.Slice((*byte)(unsafe.Add(p, known)), size-known) {
+		if b != 0 {
+			return nil, core.Errorf(core.Unsupported,
+				"%s: struct_size %d is of a newer version than this library's %d, and a field that it does not know is set",
+				argument, size, known)
+		}
+	}
+	return s, nil
+}
+
+// pointer loads the pointer to an S that lies at field, after checking that it is
+// NULL or looks like the address of one. The field is read as a number first: the
+// Go runtime aborts the process when a pointer on its stack is not an address.
+func pointer[S any, P any](argument string, field *P) (*S, error) {
+	var s S
+	address := *(*uintptr)(unsafe.Pointer(field))
+	if address != 0 && (address < lowestAddress || address%unsafe.Alignof(s) != 0) {
+		return nil, core.Invalidf(argument, "%#x is not an address aligned to %d bytes", address, unsafe.Alignof(s))
+	}
+	return *(**S)(unsafe.Pointer(field)), nil
+}
+
+// lowestAddress bounds the page around NULL, where no system maps anything.
+const lowestAddress = 4096
+
+// reserved refuses a reserved field that is not zero, so that it can get a meaning.
+func reserved[I ~uint32](argument string, value I) error {
+	if value != 0 {
+		return core.Invalidf(argument, "reserved is %d, want 0", uint32(value))
+	}
+	return nil
+}
+
+// boolean reads a field that C calls int32_t and means 0 or 1.
+func boolean[I ~int32](argument string, value I) (bool, error) {
+	if value != 0 && value != 1 {
+		return false, core.Invalidf(argument, "%d, want 0 or 1", int32(value))
+	}
+	return value == 1, nil
+}
+
+// stream reads a CUstream as the number that it is.
+func stream(field *unsafe.Pointer) core.Stream { return *(*core.Stream)(unsafe.Pointer(field)) }

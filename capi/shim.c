@@ -1,0 +1,156 @@
+/* The public symbols of libgenesis_moe.
+ *
+ * Go's //export cannot express const, so each function of genesis_moe.h is defined
+ * here and forwards to a Go export of another name. What must work where Go cannot
+ * run is here too: after a fork() the child has one thread and the Go runtime needs
+ * several, so entering it would hang. And so is the thread's message, which has to
+ * outlive the call: C has thread-local variables, Go has none.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "_cgo_export.h"
+#include "genesis_moe.h"
+#include "shim.h"
+
+#define GMOE_PUBLIC __attribute__((visibility("default")))
+
+static __thread char message[GMOE_MESSAGE_CAPACITY];
+
+static volatile int forked;
+
+static void note_fork(void) { forked = 1; }
+
+/* Runs when the library is loaded, so before any call and any fork that matters.
+ * Should registering fail (no memory), children are not recognised; refusing to
+ * load for that would help nobody. */
+__attribute__((constructor)) static void watch_forks(void) {
+  (void)pthread_atfork(NULL, NULL, note_fork);
+}
+
+__attribute__((format(printf, 2, 3))) static gmoe_status refuse(gmoe_status status,
+                                                                const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  (void)vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+/* Whether Go may be entered, and with these pointers. Go aborts the process when a
+ * pointer on its stack is a small number, so such values stop here. */
+#define CHECK_FORK()                                                                    \
+  do {                                                                                  \
+    if (forked)                                                                         \
+      return refuse(GMOE_FORKED,                                                        \
+                    "%s: called in a child of a process that loaded genesis-moe; load " \
+                    "it after fork(), or start workers by spawn or exec",               \
+                    __func__);                                                          \
+  } while (0)
+#define CHECK_ADDRESS(pointer)                                                        \
+  do {                                                                                \
+    if ((uintptr_t)(pointer) - 1 < 4095)                                              \
+      return refuse(GMOE_INVALID_ARGUMENT, #pointer ": %p is not an address", (const void *)(pointer)); \
+  } while (0)
+#define CHECK_REQUIRED(pointer)                                             \
+  do {                                                                      \
+    if ((pointer) == NULL)                                                  \
+      return refuse(GMOE_INVALID_ARGUMENT, #pointer ": is NULL, want one"); \
+    CHECK_ADDRESS(pointer);                                                 \
+  } while (0)
+
+GMOE_PUBLIC uint32_t gmoe_abi_version(void) { return GMOE_ABI_VERSION; }
+
+GMOE_PUBLIC const char *gmoe_version(void) { return GMOE_VERSION; }
+
+GMOE_PUBLIC const char *gmoe_last_error(void) { return message; }
+
+GMOE_PUBLIC const char *gmoe_status_name(gmoe_status status) {
+  switch (status) {
+    case GMOE_OK: return "OK";
+    case GMOE_INVALID_ARGUMENT: return "INVALID_ARGUMENT";
+    case GMOE_INVALID_HANDLE: return "INVALID_HANDLE";
+    case GMOE_UNSUPPORTED: return "UNSUPPORTED";
+    case GMOE_OUT_OF_MEMORY: return "OUT_OF_MEMORY";
+    case GMOE_NO_DEVICE: return "NO_DEVICE";
+    case GMOE_DRIVER: return "DRIVER";
+    case GMOE_ABI_MISMATCH: return "ABI_MISMATCH";
+    case GMOE_FORKED: return "FORKED";
+    case GMOE_INTERNAL: return "INTERNAL";
+    default: return "UNKNOWN";
+  }
+}
+
+GMOE_PUBLIC gmoe_status gmoe_device_count(int32_t device_type, int32_t *out) {
+  CHECK_FORK();
+  CHECK_REQUIRED(out);
+  return goDeviceCount(device_type, out, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_doctor(char *buffer, size_t capacity, size_t *needed) {
+  CHECK_FORK();
+  CHECK_ADDRESS(buffer);
+  CHECK_ADDRESS(needed);
+  if (buffer == NULL && capacity != 0)
+    return refuse(GMOE_INVALID_ARGUMENT, "buffer: is NULL, want %zu bytes or capacity 0", capacity);
+  return goDoctor(buffer, capacity, needed, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_engine_create(const gmoe_engine_options *options, gmoe_engine **out) {
+  CHECK_FORK();
+  CHECK_ADDRESS(options);
+  CHECK_REQUIRED(out);
+  return goEngineCreate((void *)options, (uintptr_t *)out, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_engine_destroy(gmoe_engine *engine) {
+  CHECK_FORK();
+  if (engine == NULL) return GMOE_OK;
+  return goEngineDestroy((uintptr_t)engine, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_engine_counters(gmoe_engine *engine, gmoe_counters *out) {
+  CHECK_FORK();
+  CHECK_REQUIRED(out);
+  return goEngineCounters((uintptr_t)engine, out, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_router_forward(gmoe_engine *engine, const gmoe_router_forward_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goRouterForward((uintptr_t)engine, (void *)args, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_router_backward(gmoe_engine *engine, const gmoe_router_backward_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goRouterBackward((uintptr_t)engine, (void *)args, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_router_update(gmoe_engine *engine, const gmoe_router_update_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goRouterUpdate((uintptr_t)engine, (void *)args, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_router_report_compute(gmoe_engine *engine, const gmoe_router_report_args *args,
+                                                   gmoe_router_report *out) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  CHECK_REQUIRED(out);
+  return goRouterReport((uintptr_t)engine, (void *)args, out, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_experts_forward(gmoe_engine *engine, const gmoe_experts_forward_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goExpertsForward((uintptr_t)engine, (void *)args, message);
+}
+
+GMOE_PUBLIC gmoe_status gmoe_experts_backward(gmoe_engine *engine, const gmoe_experts_backward_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goExpertsBackward((uintptr_t)engine, (void *)args, message);
+}
