@@ -4,12 +4,13 @@
  * here and forwards to a Go export of another name. What must work where Go cannot
  * run is here too: after a fork() the child has one thread and the Go runtime needs
  * several, so entering it would hang. And so is the thread's message, which has to
- * outlive the call: C has thread-local variables, Go has none.
+ * outlive the call: C can keep it for a thread, Go cannot.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "_cgo_export.h"
 #include "genesis_moe.h"
@@ -17,24 +18,44 @@
 
 #define GMOE_PUBLIC __attribute__((visibility("default")))
 
-static __thread char message[GMOE_MESSAGE_CAPACITY];
-
 static volatile int forked;
+static pthread_key_t message_key;
+static int have_message_key;
+
+/* Shared by the threads that get no memory for one of their own. */
+static char spare_message[GMOE_MESSAGE_CAPACITY];
 
 static void note_fork(void) { forked = 1; }
 
 /* Runs when the library is loaded, so before any call and any fork that matters.
- * Should registering fail (no memory), children are not recognised; refusing to
- * load for that would help nobody. */
-__attribute__((constructor)) static void watch_forks(void) {
+ * Should this fail (no memory), forked children are not recognised and threads share
+ * a message; refusing to load for that would help nobody. */
+__attribute__((constructor)) static void prepare(void) {
   (void)pthread_atfork(NULL, NULL, note_fork);
+  if (pthread_key_create(&message_key, free) == 0) have_message_key = 1;
+}
+
+/* The calling thread's message. It is not a __thread array because the Go runtime
+ * makes the thread-local memory of the whole library static, and the loader has
+ * little of that left for libraries loaded late: dlopen would fail. */
+static char *message(void) {
+  char *text;
+  if (!have_message_key) return spare_message;
+  text = pthread_getspecific(message_key);
+  if (text != NULL) return text;
+  text = calloc(1, GMOE_MESSAGE_CAPACITY);
+  if (text == NULL || pthread_setspecific(message_key, text) != 0) {
+    free(text);
+    return spare_message;
+  }
+  return text;
 }
 
 __attribute__((format(printf, 2, 3))) static gmoe_status refuse(gmoe_status status,
                                                                 const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  (void)vsnprintf(message, sizeof message, format, arguments);
+  (void)vsnprintf(message(), GMOE_MESSAGE_CAPACITY, format, arguments);
   va_end(arguments);
   return status;
 }
@@ -65,7 +86,7 @@ GMOE_PUBLIC uint32_t gmoe_abi_version(void) { return GMOE_ABI_VERSION; }
 
 GMOE_PUBLIC const char *gmoe_version(void) { return GMOE_VERSION; }
 
-GMOE_PUBLIC const char *gmoe_last_error(void) { return message; }
+GMOE_PUBLIC const char *gmoe_last_error(void) { return message(); }
 
 GMOE_PUBLIC const char *gmoe_status_name(gmoe_status status) {
   switch (status) {
@@ -86,7 +107,7 @@ GMOE_PUBLIC const char *gmoe_status_name(gmoe_status status) {
 GMOE_PUBLIC gmoe_status gmoe_device_count(int32_t device_type, int32_t *out) {
   CHECK_FORK();
   CHECK_REQUIRED(out);
-  return goDeviceCount(device_type, out, message);
+  return goDeviceCount(device_type, out, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_doctor(char *buffer, size_t capacity, size_t *needed) {
@@ -95,44 +116,44 @@ GMOE_PUBLIC gmoe_status gmoe_doctor(char *buffer, size_t capacity, size_t *neede
   CHECK_ADDRESS(needed);
   if (buffer == NULL && capacity != 0)
     return refuse(GMOE_INVALID_ARGUMENT, "buffer: is NULL, want %zu bytes or capacity 0", capacity);
-  return goDoctor(buffer, capacity, needed, message);
+  return goDoctor(buffer, capacity, needed, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_engine_create(const gmoe_engine_options *options, gmoe_engine **out) {
   CHECK_FORK();
   CHECK_ADDRESS(options);
   CHECK_REQUIRED(out);
-  return goEngineCreate((void *)options, (uintptr_t *)out, message);
+  return goEngineCreate((void *)options, (uintptr_t *)out, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_engine_destroy(gmoe_engine *engine) {
   CHECK_FORK();
   if (engine == NULL) return GMOE_OK;
-  return goEngineDestroy((uintptr_t)engine, message);
+  return goEngineDestroy((uintptr_t)engine, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_engine_counters(gmoe_engine *engine, gmoe_counters *out) {
   CHECK_FORK();
   CHECK_REQUIRED(out);
-  return goEngineCounters((uintptr_t)engine, out, message);
+  return goEngineCounters((uintptr_t)engine, out, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_router_forward(gmoe_engine *engine, const gmoe_router_forward_args *args) {
   CHECK_FORK();
   CHECK_REQUIRED(args);
-  return goRouterForward((uintptr_t)engine, (void *)args, message);
+  return goRouterForward((uintptr_t)engine, (void *)args, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_router_backward(gmoe_engine *engine, const gmoe_router_backward_args *args) {
   CHECK_FORK();
   CHECK_REQUIRED(args);
-  return goRouterBackward((uintptr_t)engine, (void *)args, message);
+  return goRouterBackward((uintptr_t)engine, (void *)args, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_router_update(gmoe_engine *engine, const gmoe_router_update_args *args) {
   CHECK_FORK();
   CHECK_REQUIRED(args);
-  return goRouterUpdate((uintptr_t)engine, (void *)args, message);
+  return goRouterUpdate((uintptr_t)engine, (void *)args, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_router_report_compute(gmoe_engine *engine, const gmoe_router_report_args *args,
@@ -140,17 +161,17 @@ GMOE_PUBLIC gmoe_status gmoe_router_report_compute(gmoe_engine *engine, const gm
   CHECK_FORK();
   CHECK_REQUIRED(args);
   CHECK_REQUIRED(out);
-  return goRouterReport((uintptr_t)engine, (void *)args, out, message);
+  return goRouterReport((uintptr_t)engine, (void *)args, out, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_experts_forward(gmoe_engine *engine, const gmoe_experts_forward_args *args) {
   CHECK_FORK();
   CHECK_REQUIRED(args);
-  return goExpertsForward((uintptr_t)engine, (void *)args, message);
+  return goExpertsForward((uintptr_t)engine, (void *)args, message());
 }
 
 GMOE_PUBLIC gmoe_status gmoe_experts_backward(gmoe_engine *engine, const gmoe_experts_backward_args *args) {
   CHECK_FORK();
   CHECK_REQUIRED(args);
-  return goExpertsBackward((uintptr_t)engine, (void *)args, message);
+  return goExpertsBackward((uintptr_t)engine, (void *)args, message());
 }
