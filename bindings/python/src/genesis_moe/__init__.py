@@ -1,0 +1,146 @@
+"""Mixture-of-Experts layers on one shared library.
+
+Hamiltonian routing, budgeted experts and expert dispatch for PyTorch and NumPy::
+
+    import genesis_moe as gm
+
+    layer = gm.MoE(hidden_size=256, intermediate_size=512, num_experts=8, top_k=2, budget=1.25)
+    y = layer(x)                       # x [..., 256]
+    ...
+    optimizer.step()
+    gm.step(model, progress=i / steps)  # moves prices and gaps from the tokens counted
+
+Importing this package loads nothing: neither the shared library nor torch. Each
+name below is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from genesis_moe import huggingface
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from genesis_moe import functional
+    from genesis_moe._doctor import doctor
+    from genesis_moe._engine import engine_counters, set_num_threads
+    from genesis_moe._library import library_path
+    from genesis_moe._report import RouterReport, report
+    from genesis_moe._step import step
+    from genesis_moe.errors import (
+        AbiMismatchError,
+        DriverError,
+        ForkedError,
+        GenesisMoeError,
+        InternalError,
+        InvalidArgumentError,
+        InvalidHandleError,
+        LibraryNotFoundError,
+        NoDeviceError,
+        OutOfMemoryError,
+        UnsupportedError,
+    )
+    from genesis_moe.huggingface.inject import inject, inject_router
+    from genesis_moe.moe import MoE
+    from genesis_moe.options import RouterOptions
+    from genesis_moe.router import Router
+    from genesis_moe.routing import Routing
+
+# Where each public name lives, and whether it needs torch (then the package of
+# that name is what a user without it is told to install).
+_HOMES: dict[str, tuple[str, str | None]] = {
+    "MoE": ("moe", "torch"),
+    "Router": ("router", "torch"),
+    "step": ("_step", "torch"),
+    "report": ("_report", None),
+    "RouterReport": ("_report", None),
+    "Routing": ("routing", None),
+    "RouterOptions": ("options", None),
+    "doctor": ("_doctor", None),
+    "engine_counters": ("_engine", None),
+    "set_num_threads": ("_engine", None),
+    "library_path": ("_library", None),
+    "inject": ("huggingface.inject", "transformers"),
+    "inject_router": ("huggingface.inject", "transformers"),
+    **dict.fromkeys(
+        (
+            "AbiMismatchError",
+            "DriverError",
+            "ForkedError",
+            "GenesisMoeError",
+            "InternalError",
+            "InvalidArgumentError",
+            "InvalidHandleError",
+            "LibraryNotFoundError",
+            "NoDeviceError",
+            "OutOfMemoryError",
+            "UnsupportedError",
+        ),
+        ("errors", None),
+    ),
+}
+
+__all__ = [
+    "AbiMismatchError",
+    "DriverError",
+    "ForkedError",
+    "GenesisMoeError",
+    "InternalError",
+    "InvalidArgumentError",
+    "InvalidHandleError",
+    "LibraryNotFoundError",
+    "MoE",
+    "NoDeviceError",
+    "OutOfMemoryError",
+    "Router",
+    "RouterOptions",
+    "RouterReport",
+    "Routing",
+    "UnsupportedError",
+    "__version__",
+    "doctor",
+    "engine_counters",
+    "functional",
+    "huggingface",
+    "inject",
+    "inject_router",
+    "library_path",
+    "report",
+    "set_num_threads",
+    "step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "functional":
+        return _import(name, "genesis_moe.functional", None)
+    if name in _HOMES:
+        home, needs = _HOMES[name]
+        value = getattr(_import(name, f"genesis_moe.{home}", needs), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import(name: str, module: str, needs: str | None) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if needs is None or missing not in ("torch", "transformers"):
+            raise
+        raise ImportError(
+            f"genesis_moe.{name} needs {missing}, which is not installed: pip install 'genesis-moe[{needs}]'",
+            name=missing,
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+# Registers the Hugging Face integration once transformers is imported, and imports it not.
+huggingface.install()

@@ -1,0 +1,252 @@
+"""genesis_moe.h in ctypes: the structs and the one table of prototypes.
+
+A test compiles the header and compares every size, offset and constant with these.
+"""
+
+from __future__ import annotations
+
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint8,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    sizeof,
+)
+from typing import Any, ClassVar
+
+ABI_VERSION = 1
+CPU, CUDA = 1, 2  # DLPack's device types
+
+Fields = ClassVar[list[tuple[str, Any]]]
+
+
+class DLDevice(Structure):
+    _fields_: Fields = [("device_type", c_int32), ("device_id", c_int32)]
+
+
+class DLDataType(Structure):
+    _fields_: Fields = [("code", c_uint8), ("bits", c_uint8), ("lanes", c_uint16)]
+
+
+class DLTensor(Structure):
+    _fields_: Fields = [
+        ("data", c_void_p),
+        ("device", DLDevice),
+        ("ndim", c_int32),
+        ("dtype", DLDataType),
+        ("shape", POINTER(c_int64)),
+        ("strides", POINTER(c_int64)),
+        ("byte_offset", c_uint64),
+    ]
+
+
+class EngineOptions(Structure):
+    _fields_: Fields = [
+        ("struct_size", c_uint32),
+        ("abi_version", c_uint32),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("num_threads", c_int32),
+    ]
+
+
+class Counters(Structure):
+    _fields_: Fields = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("router_calls", c_uint64),
+        ("experts_calls", c_uint64),
+        ("tokens", c_uint64),
+        ("expert_rows", c_uint64),
+        ("flops", c_uint64),
+        ("bytes", c_uint64),
+        ("scratch_bytes", c_uint64),
+    ]
+
+
+class RouterOptions(Structure):
+    _fields_: Fields = [
+        ("struct_size", c_uint32),
+        ("mode", c_int32),
+        ("binding", c_int32),
+        ("solver", c_int32),
+        ("top_k", c_int32),
+        ("budgeted", c_int32),
+        ("normalize_top_k", c_int32),
+        ("num_groups", c_int32),
+        ("top_k_groups", c_int32),
+        ("scaling_factor", c_float),
+        ("epsilon", c_float),
+        ("temperature_floor", c_float),
+        ("entropy_temperature", c_float),
+        ("load_penalty", c_float),
+    ]
+
+
+class ExpertsOptions(Structure):
+    _fields_: Fields = [
+        ("struct_size", c_uint32),
+        ("activation", c_int32),
+        ("gated", c_int32),
+        ("interleaved", c_int32),
+        ("alpha", c_float),
+        ("limit", c_float),
+    ]
+
+
+def _arguments(options: type[Structure], *fields: str | tuple[str, Any]) -> list[tuple[str, Any]]:
+    """The fields of an argument struct; a bare name is a tensor."""
+    return [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("options", POINTER(options)),
+        *((field, POINTER(DLTensor)) if isinstance(field, str) else field for field in fields),
+        ("stream", c_void_p),
+    ]
+
+
+class RouterForwardArgs(Structure):
+    _fields_: Fields = _arguments(
+        RouterOptions,
+        "hidden_states",
+        "projection",
+        "centroids",
+        "bias",
+        "price",
+        "temperature",
+        "gap",
+        "top_k_index",
+        "top_k_weights",
+        "logits",
+        "counts",
+        "price_out",
+    )
+
+
+class RouterBackwardArgs(Structure):
+    _fields_: Fields = _arguments(
+        RouterOptions,
+        "hidden_states",
+        "projection",
+        "centroids",
+        "bias",
+        "temperature",
+        "logits",
+        "top_k_index",
+        "grad_top_k_weights",
+        "grad_logits",
+        "grad_hidden_states",
+        "grad_projection",
+        "grad_centroids",
+        "grad_bias",
+        "grad_temperature",
+    )
+
+
+class RouterUpdateArgs(Structure):
+    _fields_: Fields = _arguments(
+        RouterOptions,
+        "counts",
+        ("num_tokens", c_int64),
+        ("rate", c_double),
+        ("step_limit", c_double),
+        ("budget", c_double),
+        ("gap_rate", c_double),
+        "price",
+        "gap",
+    )
+
+
+class RouterReportArgs(Structure):
+    _fields_: Fields = _arguments(RouterOptions, "logits", "top_k_index", "price", "previous_index")
+
+
+class RouterReport(Structure):
+    _fields_: Fields = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("energy_bind", c_double),
+        ("energy_entropy", c_double),
+        ("energy_cost", c_double),
+        ("energy", c_double),
+        ("max_violation", c_double),
+        ("load_cv", c_double),
+        ("dead_share", c_double),
+        ("token_entropy", c_double),
+        ("marginal_entropy", c_double),
+        ("price_min", c_double),
+        ("price_max", c_double),
+        ("top_k_margin", c_double),
+        ("mean_active", c_double),
+        ("churn", c_double),
+        ("non_finite_tokens", c_int64),
+    ]
+
+
+class ExpertsForwardArgs(Structure):
+    _fields_: Fields = _arguments(
+        ExpertsOptions,
+        "hidden_states",
+        "top_k_index",
+        "top_k_weights",
+        "gate_up_proj",
+        "gate_up_bias",
+        "down_proj",
+        "down_bias",
+        "output",
+        "pre_activation",
+    )
+
+
+class ExpertsBackwardArgs(Structure):
+    _fields_: Fields = _arguments(
+        ExpertsOptions,
+        "grad_output",
+        "hidden_states",
+        "top_k_index",
+        "top_k_weights",
+        "gate_up_proj",
+        "down_proj",
+        "down_bias",
+        "pre_activation",
+        "grad_hidden_states",
+        "grad_top_k_weights",
+        "grad_gate_up_proj",
+        "grad_gate_up_bias",
+        "grad_down_proj",
+        "grad_down_bias",
+    )
+
+
+# Every function of the header: its argument types and what it returns.
+PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
+    "gmoe_abi_version": ([], c_uint32),
+    "gmoe_version": ([], c_char_p),
+    "gmoe_status_name": ([c_int32], c_char_p),
+    "gmoe_last_error": ([], c_char_p),
+    "gmoe_device_count": ([c_int32, POINTER(c_int32)], c_int32),
+    "gmoe_doctor": ([c_void_p, c_size_t, POINTER(c_size_t)], c_int32),
+    "gmoe_engine_create": ([POINTER(EngineOptions), POINTER(c_void_p)], c_int32),
+    "gmoe_engine_destroy": ([c_void_p], c_int32),
+    "gmoe_engine_counters": ([c_void_p, POINTER(Counters)], c_int32),
+    "gmoe_router_forward": ([c_void_p, POINTER(RouterForwardArgs)], c_int32),
+    "gmoe_router_backward": ([c_void_p, POINTER(RouterBackwardArgs)], c_int32),
+    "gmoe_router_update": ([c_void_p, POINTER(RouterUpdateArgs)], c_int32),
+    "gmoe_router_report_compute": (
+        [c_void_p, POINTER(RouterReportArgs), POINTER(RouterReport)],
+        c_int32,
+    ),
+    "gmoe_experts_forward": ([c_void_p, POINTER(ExpertsForwardArgs)], c_int32),
+    "gmoe_experts_backward": ([c_void_p, POINTER(ExpertsBackwardArgs)], c_int32),
+}
+
+assert sizeof(c_void_p) == 8, "genesis_moe needs a 64-bit Python"

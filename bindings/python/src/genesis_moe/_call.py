@@ -1,0 +1,129 @@
+"""Calls a function of the library that takes an argument struct.
+
+An operation on a handful of tokens must not drown in Python: a struct, its tensor
+views, shapes and strides lie in one block of memory, laid out once and used again.
+A call packs numbers into a free block; every pointer between its parts stays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from genesis_moe import _abi
+from genesis_moe._library import error_of, library
+from genesis_moe.errors import InvalidArgumentError
+
+MAX_DIMENSIONS = 8
+
+# data, device type and id, dtype code and bits, shape, strides in elements
+View = tuple[int, int, int, int, int, "tuple[int, ...]", "tuple[int, ...]"]
+ViewOf = Callable[[str, Any], View]
+
+_VIEW_BYTES = ctypes.sizeof(_abi.DLTensor)
+_SLOT_BYTES = _VIEW_BYTES + 2 * 8 * MAX_DIMENSIONS
+# A DLTensor, then its shape, then its strides, by the number of dimensions.
+_PACK = [struct.Struct(f"@QiiiBBHQQQ{n}q{n}q").pack_into for n in range(MAX_DIMENSIONS + 1)]
+
+_FORMATS: dict[Any, str] = {ctypes.c_int64: "q", ctypes.c_double: "d"}
+
+
+class Function:
+    """A function ``gmoe_*(engine, args, ...)``.
+
+    The values of a call are the fields of the struct between options and stream, in
+    its order: a tensor or None where the struct has a pointer, else a number.
+    """
+
+    def __init__(self, name: str, arguments: type[ctypes.Structure]) -> None:
+        self.name = name
+        self.arguments = arguments
+        fields = arguments._fields_[3:-1]
+        # The name of each tensor field; None for a number.
+        self.names = [field[0] if field[1] not in _FORMATS else None for field in fields]
+        formats = "".join(_FORMATS.get(field[1], "Q") for field in fields)
+        self.head = struct.Struct(f"@IIQ{formats}Q")
+        self.size = ctypes.sizeof(arguments)
+        assert self.head.size == self.size
+        self.call: Any = None
+        self.free: list[_Block] = []
+
+    def __call__(
+        self,
+        engine: int,
+        options: ctypes.Structure,
+        values: tuple[Any, ...],
+        view_of: ViewOf,
+        stream: int = 0,
+        *more: Any,
+    ) -> None:
+        call = self.call
+        if call is None:
+            call = self.call = getattr(library(), self.name)
+        # Popping and appending are atomic, and the block is ours in between: other
+        # threads, which run while ctypes has let go of the GIL, take other blocks.
+        try:
+            block = self.free.pop()
+        except IndexError:
+            block = _Block(self)
+        try:
+            memory, offset, address = block.memory, block.first, block.address
+            head = [self.size, 0, ctypes.addressof(options)]
+            for name, value in zip(self.names, values, strict=True):
+                if name is None:
+                    head.append(value)
+                elif value is None:
+                    head.append(0)
+                else:
+                    data, device_type, device_id, code, bits, shape, strides = view_of(name, value)
+                    dimensions = len(shape)
+                    if dimensions > MAX_DIMENSIONS:
+                        raise InvalidArgumentError(f"{name}: {dimensions} dimensions, want at most 3")
+                    here = address + offset
+                    sizes = here + _VIEW_BYTES
+                    _PACK[dimensions](
+                        memory,
+                        offset,
+                        data,
+                        device_type,
+                        device_id,
+                        dimensions,
+                        code,
+                        bits,
+                        1,
+                        sizes,
+                        sizes + 8 * dimensions,
+                        0,
+                        *shape,
+                        *strides,
+                    )
+                    head.append(here)
+                    offset += _SLOT_BYTES
+            head.append(stream)
+            self.head.pack_into(memory, 0, *head)
+            status = call(engine, block.pointer, *more)
+        finally:
+            self.free.append(block)
+        if status:
+            raise error_of(status)
+
+
+class _Block:
+    """Memory for one call in flight."""
+
+    def __init__(self, function: Function) -> None:
+        self.first = (function.size + 7) // 8 * 8
+        tensors = sum(name is not None for name in function.names)
+        self.memory = (ctypes.c_uint64 * ((self.first + tensors * _SLOT_BYTES) // 8))()
+        self.address = ctypes.addressof(self.memory)
+        self.pointer = ctypes.pointer(function.arguments.from_buffer(self.memory))
+
+
+router_forward = Function("gmoe_router_forward", _abi.RouterForwardArgs)
+router_backward = Function("gmoe_router_backward", _abi.RouterBackwardArgs)
+router_update = Function("gmoe_router_update", _abi.RouterUpdateArgs)
+router_report = Function("gmoe_router_report_compute", _abi.RouterReportArgs)
+experts_forward = Function("gmoe_experts_forward", _abi.ExpertsForwardArgs)
+experts_backward = Function("gmoe_experts_backward", _abi.ExpertsBackwardArgs)

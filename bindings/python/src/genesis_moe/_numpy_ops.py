@@ -1,0 +1,132 @@
+"""The functional API on NumPy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from genesis_moe import _abi, _call, _report
+from genesis_moe._engine import engine
+from genesis_moe._report import RouterReport
+from genesis_moe.errors import InvalidArgumentError
+from genesis_moe.options import RouterOptions, experts_scalars, experts_struct, router_struct
+from genesis_moe.routing import Routing
+
+# DLPack's type code and bits. bfloat16 is known by name: it comes from ml_dtypes,
+# which need not be installed.
+_DTYPES = {"float32": (2, 32), "float64": (2, 64), "bfloat16": (4, 16), "int32": (0, 32), "int64": (0, 64)}
+
+
+def view_of(name: str, array: Any) -> _call.View:
+    if not isinstance(array, np.ndarray):
+        raise InvalidArgumentError(
+            f"{name}: {type(array).__name__}, want a numpy.ndarray as the other arguments"
+        )
+    dtype = array.dtype
+    if dtype.name not in _DTYPES or not dtype.isnative:
+        raise InvalidArgumentError(
+            f"{name}: dtype {dtype}, want one of {', '.join(_DTYPES)} in native byte order"
+        )
+    size = dtype.itemsize
+    if any(stride % size for stride in array.strides):
+        raise InvalidArgumentError(
+            f"{name}: strides of {array.strides} bytes, want multiples of the {size} bytes of an element"
+        )
+    strides = tuple(stride // size for stride in array.strides)
+    return (array.ctypes.data, _abi.CPU, 0, *_DTYPES[dtype.name], array.shape, strides)
+
+
+def _engine() -> int:
+    return engine(_abi.CPU, 0, 0)
+
+
+def _accumulator(array: np.ndarray) -> np.dtype[Any]:
+    """The dtype of weights and logits beside hidden states of this array's dtype."""
+    return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+
+
+def _size(name: str, array: Any, dimensions: int, dimension: int) -> int:
+    """A size that an output needs; the library checks the rest."""
+    if not isinstance(array, np.ndarray) or array.ndim != dimensions:
+        found = f"shape {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InvalidArgumentError(f"{name}: {found}, want a numpy.ndarray of {dimensions} dimensions")
+    return array.shape[dimension]
+
+
+def route(
+    hidden_states: np.ndarray,
+    centroids: np.ndarray,
+    options: RouterOptions,
+    projection: np.ndarray | None,
+    bias: np.ndarray | None,
+    price: np.ndarray | None,
+    temperature: np.ndarray | None,
+    gap: np.ndarray | None,
+) -> Routing:
+    tokens = _size("hidden_states", hidden_states, 2, 0)
+    num_experts = _size("centroids", centroids, 2, 0)
+    slots = max(options.top_k, 0)
+    dtype = _accumulator(hidden_states)
+    routing = Routing(
+        np.empty((tokens, slots), np.int64),
+        np.empty((tokens, slots), dtype),
+        np.empty((tokens, num_experts), dtype),
+        np.empty(num_experts, np.int64),
+    )
+    inputs = hidden_states, projection, centroids, bias, price, temperature, gap
+    _call.router_forward(_engine(), router_struct(*options.scalars()), (*inputs, *routing, None), view_of)
+    return routing
+
+
+def update(
+    options: RouterOptions,
+    counts: np.ndarray,
+    price: np.ndarray | None,
+    gap: np.ndarray | None,
+    numbers: tuple[int, float, float, float, float],
+) -> None:
+    for name, array in (("price", price), ("gap", gap)):
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise InvalidArgumentError(f"{name}: is read-only, want an array to update in place")
+    _call.router_update(_engine(), router_struct(*options.scalars()), (counts, *numbers, price, gap), view_of)
+
+
+def report(
+    options: RouterOptions,
+    logits: np.ndarray,
+    index: np.ndarray,
+    price: np.ndarray | None,
+    previous_index: np.ndarray | None,
+) -> RouterReport:
+    return _report.compute(_engine(), options, (logits, index, price, previous_index), view_of)
+
+
+def experts(
+    hidden_states: np.ndarray,
+    top_k_index: np.ndarray,
+    top_k_weights: np.ndarray,
+    gate_up_proj: np.ndarray,
+    down_proj: np.ndarray,
+    gate_up_bias: np.ndarray | None,
+    down_bias: np.ndarray | None,
+    options: tuple[str, bool, bool, float, float],
+) -> np.ndarray:
+    struct = experts_struct(*experts_scalars(*options))
+    _size("hidden_states", hidden_states, 2, 0)
+    output = np.empty(hidden_states.shape, hidden_states.dtype)
+    if isinstance(top_k_weights, np.ndarray):
+        top_k_weights = top_k_weights.astype(_accumulator(hidden_states), copy=False)
+    tensors = (
+        hidden_states,
+        top_k_index,
+        top_k_weights,
+        gate_up_proj,
+        gate_up_bias,
+        down_proj,
+        down_bias,
+        output,
+        None,
+    )
+    _call.experts_forward(_engine(), struct, tensors, view_of)
+    return output

@@ -1,0 +1,117 @@
+"""The command ``genesis-moe``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from typing import Any
+
+import genesis_moe
+
+BENCHES = ("layer", "overhead")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="genesis-moe",
+        description="Mixture-of-Experts layers on one shared library: Hamiltonian routing, budgeted experts, dispatch.",
+        epilog="`genesis-moe COMMAND --help` says more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"genesis-moe {genesis_moe.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_doctor(commands)
+    _add_compare(commands, chosen=arguments[:1] == ["compare"])
+    _add_bench(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except genesis_moe.GenesisMoeError as error:
+        parser.exit(1, f"genesis-moe: {error}\n")
+    except ImportError as error:
+        parser.exit(
+            1, f"genesis-moe: {error}\nThe studies need: pip install 'genesis-moe[transformers,plots]'\n"
+        )
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what was found on this machine and what is missing",
+        description="Says which library was found, and what it found: processor, threads, BLAS, CUDA, NVML.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    found = genesis_moe.doctor()
+    print(json.dumps(found, indent=2) if options.json else "\n".join(_lines(found)))
+    return 0
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    """Nested objects as indented lines, one fact a line."""
+    if isinstance(value, dict):
+        return [
+            line for key, part in value.items() for line in _entry(f"{key.replace('_', ' ')}:", part, indent)
+        ]
+    return [line for part in value for line in _entry("-", part, indent)]
+
+
+def _entry(label: str, part: Any, indent: str) -> list[str]:
+    if isinstance(part, dict | list) and part and not _is_flat(part):
+        return [indent + label, *_lines(part, indent + "  ")]
+    return [f"{indent}{label} {_words(part)}"]
+
+
+def _is_flat(value: Any) -> bool:
+    return isinstance(value, list) and not any(isinstance(item, dict | list) for item in value)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_words, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None or value in ("", {}) else str(value)
+
+
+def _add_compare(commands: Any, chosen: bool) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="train hamiltonian, mixtral and deepseek routers on real text and compare them",
+        description="Trains models that differ in their router alone, on real text; compares loss, time and cost.",
+    )
+    # The study needs torch, which takes seconds to import: only when it is asked for.
+    if chosen:
+        study = importlib.import_module("genesis_moe.studies.compare")
+        study.add_arguments(parser)
+        parser.set_defaults(run=study.run)
+
+
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure the speed of the layer, or what a call costs",
+        description="Measures on this machine and writes JSON.",
+    )
+    parser.add_argument(
+        "study",
+        choices=BENCHES,
+        help="layer: beside Hugging Face's own experts; overhead: calls, import, size",
+    )
+    parser.add_argument("--out", default=".", metavar="FOLDER", help="where the JSON goes (default: here)")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads (default: torch's choice)"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, to see that it runs")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    study = importlib.import_module(f"genesis_moe.studies.{options.study}")
+    return int(study.run(options))

@@ -1,0 +1,162 @@
+"""Routing and experts as functions, of NumPy arrays or torch tensors.
+
+All tensors of a call are of one kind; results are of that kind. Any strides are
+accepted. dtypes: float32, bfloat16 (NumPy: of the package ml_dtypes) and float64;
+with float64 everything floating is float64. torch results are differentiable (once)
+in every floating argument but price and gap, and work under torch.compile.
+
+Names in the shapes: T tokens, H hidden size, E experts, I intermediate size,
+K slots per token, D router width. Errors name the argument: InvalidArgumentError
+(a ValueError) and UnsupportedError (a NotImplementedError), see genesis_moe.errors.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from genesis_moe._report import RouterReport
+from genesis_moe.errors import InvalidArgumentError
+from genesis_moe.options import RouterOptions
+from genesis_moe.routing import Routing
+
+__all__ = ["RouterOptions", "RouterReport", "Routing", "experts", "report", "route", "update"]
+
+
+def route(
+    hidden_states: Any,
+    centroids: Any,
+    *,
+    options: RouterOptions | None = None,
+    projection: Any = None,
+    bias: Any = None,
+    price: Any = None,
+    temperature: Any = None,
+    gap: Any = None,
+) -> Routing:
+    """Chooses up to ``options.top_k`` experts for each token, and their weights.
+
+    hidden_states: [T, H]. centroids: [E, D]; mixtral and deepseek: the gate's weight
+    [E, H]. projection: [D, H], or None for the identity; hamiltonian. bias: [E] added to
+    the logits (dot binding, mixtral). price: [E]; deepseek: the correction bias for the
+    choice. temperature: [1] T_g; hamiltonian; None: 1. gap: [1] >= 0; required when
+    ``options.budgeted``. Parameters have the dtype of hidden_states or float32. options:
+    None means ``RouterOptions()``.
+
+    The weights are differentiable in hidden_states, centroids, projection, bias and
+    temperature, and so are the logits; the choice is piecewise constant. A token that
+    holds a NaN or infinity gets NaN weights, the others are untouched by it.
+    """
+    options = RouterOptions() if options is None else options
+    backend = _backend("hidden_states", hidden_states)
+    result: Routing = backend.route(
+        hidden_states, centroids, options, projection, bias, price, temperature, gap
+    )
+    return result
+
+
+def update(
+    options: RouterOptions,
+    counts: Any,
+    num_tokens: int,
+    price: Any,
+    gap: Any = None,
+    *,
+    rate: float,
+    step_limit: float = 0.02,
+    budget: float = 0.0,
+    gap_rate: float = 0.01,
+) -> None:
+    """Moves price [E] towards balance and gap [1] towards its budget, in place.
+
+    counts: [E] int64, the hard counts of the whole global batch, and num_tokens the
+    tokens that they come from; 0 tokens leave everything unchanged. price and gap:
+    float32 or float64. ::
+
+        hamiltonian  price_e += clip(rate * ((l_e/mean(l) - 1) - price_e/lambda), +-step_limit), recentred
+                     gap     += gap_rate * (budget - sum(l)/num_tokens), kept >= 0; when budgeted
+        deepseek     price_e += rate * sign(mean(l) - l_e)
+        mixtral      nothing
+
+    rate: 0.02 (hamiltonian) or 1e-3 (deepseek) are usual; 0 freezes. budget: experts per
+    token wanted, between 1 and top_k; budgeted only.
+    """
+    numbers = num_tokens, rate, step_limit, budget, gap_rate
+    _backend("counts", counts).update(options, counts, price, gap, numbers)
+
+
+def report(
+    options: RouterOptions,
+    logits: Any,
+    index: Any,
+    price: Any = None,
+    previous_index: Any = None,
+) -> RouterReport:
+    """The terms of the energy and the balance of one routing.
+
+    logits: [T, E] and index: [T, K], both of :func:`route`. price: [E], the one used
+    there. previous_index: [T, K] of an earlier routing of the same tokens, for churn.
+    """
+    result: RouterReport = _backend("logits", logits).report(options, logits, index, price, previous_index)
+    return result
+
+
+def experts(
+    hidden_states: Any,
+    top_k_index: Any,
+    top_k_weights: Any,
+    gate_up_proj: Any,
+    down_proj: Any,
+    *,
+    gate_up_bias: Any = None,
+    down_bias: Any = None,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.702,
+    limit: float = 7.0,
+) -> Any:
+    """y_t = sum over slots k of w_tk (down_proj[e] act(gate_up_proj[e] x_t + b) + b'), e = index_tk: [T, H].
+
+    hidden_states: [T, H]. top_k_index: [T, K] int32 or int64; an index >= E is absent and
+    skipped, a token with none gets zeros. top_k_weights: [T, K] floating. gate_up_proj:
+    [E, 2I, H], or [E, I, H] when not gated. down_proj: [E, H, I]. gate_up_bias: [E, 2I] or
+    [E, I]. down_bias: [E, H]. Weights kept the other way round ([E, H, 2I]) are passed as
+    transposed views. All floating tensors but top_k_weights share one dtype, which the
+    result has.
+
+    activation: "silu", "gelu", "gelu_tanh", "relu", "relu_squared", "quick_gelu",
+    "sigmoid", "tanh" or "identity": act(gate) * up when gated; "clipped_swiglu" (gpt-oss)
+    is (clamp(up) + 1) g sigmoid(alpha g) with g = min(gate, limit). interleaved: rows of
+    gate_up_proj alternate gate and up, instead of all gate rows before all up rows.
+
+    Under torch.autocast everything but the routing weights is cast to autocast's dtype.
+    """
+    return _backend("hidden_states", hidden_states).experts(
+        hidden_states,
+        top_k_index,
+        top_k_weights,
+        gate_up_proj,
+        down_proj,
+        gate_up_bias,
+        down_bias,
+        (activation, gated, interleaved, alpha, limit),
+    )
+
+
+def _backend(argument: str, value: Any) -> Any:
+    """The module that does the work for this kind of tensor."""
+    if isinstance(value, np.ndarray):
+        from genesis_moe import _numpy_ops
+
+        return _numpy_ops
+    if "torch" in sys.modules:
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            from genesis_moe import _torch_ops
+
+            return _torch_ops
+    raise InvalidArgumentError(f"{argument}: {type(value).__name__}, want a numpy.ndarray or a torch.Tensor")

@@ -1,0 +1,157 @@
+"""The Mixture-of-Experts layer as a torch module."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genesis_moe import functional
+from genesis_moe.errors import InvalidArgumentError
+from genesis_moe.options import ACTIVATIONS, number_of
+from genesis_moe.router import Router
+from genesis_moe.routing import Routing
+
+
+class MoE(nn.Module):
+    """y = layer(x) for x [..., H]: each token goes through the experts that its router chooses.
+
+    hidden_size: H. intermediate_size: I. num_experts: E. top_k: experts per token; with a
+    budget, the most that a token may have. budget: experts per token wanted on average;
+    router "hamiltonian". router: a mode of :class:`Router`, or a Router of your own,
+    which then says num_experts, top_k and budget itself. shared_experts: experts of the
+    same size that every token goes through, as DeepSeek has them. activation: see
+    ``genesis_moe.functional.experts``. gated: whether the first projection has a gate.
+    bias: whether the projections of the experts have biases. router_options: passed on to
+    :class:`Router`.
+
+    Parameters, in the layout of Hugging Face: ``gate_up_proj`` [E, 2I, H], gate rows first
+    ([E, I, H] when not gated), ``down_proj`` [E, H, I], ``gate_up_proj_bias``,
+    ``down_proj_bias``, and ``shared_*`` likewise. They start as those of ``nn.Linear``.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        num_experts: int,
+        top_k: int = 2,
+        budget: float | None = None,
+        router: str | Router = "hamiltonian",
+        shared_experts: int = 0,
+        activation: str = "silu",
+        gated: bool = True,
+        bias: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        **router_options: Any,
+    ) -> None:
+        super().__init__()
+        number_of("activation", activation, ACTIVATIONS)
+        if intermediate_size < 1:
+            raise InvalidArgumentError(f"intermediate_size: {intermediate_size}, want at least 1")
+        if shared_experts < 0:
+            raise InvalidArgumentError(f"shared_experts: {shared_experts}, want at least 0")
+        if isinstance(router, Router):
+            _check_router(router, hidden_size, num_experts, budget, router_options)
+            self.router = router
+        else:
+            self.router = Router(
+                hidden_size,
+                num_experts,
+                top_k,
+                mode=router,
+                budget=budget,
+                dtype=dtype,
+                device=device,
+                **router_options,
+            )
+        self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
+        self.num_experts, self.shared_experts = num_experts, shared_experts
+        self.activation, self.gated = activation, gated
+        for prefix, experts in (("", num_experts), ("shared_", shared_experts)):
+            rows = 2 * intermediate_size if gated else intermediate_size
+            for name, shape in (
+                ("gate_up_proj", (experts, rows, hidden_size)),
+                ("down_proj", (experts, hidden_size, intermediate_size)),
+                ("gate_up_proj_bias", (experts, rows) if bias else None),
+                ("down_proj_bias", (experts, hidden_size) if bias else None),
+            ):
+                wanted = experts > 0 and shape is not None
+                value = nn.Parameter(torch.empty(shape, dtype=dtype, device=device)) if wanted else None
+                self.register_parameter(prefix + name, value)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the experts' parameters anew; the router has its own."""
+        with torch.no_grad():
+            for prefix in ("", "shared_"):
+                for name in ("gate_up_proj", "down_proj"):
+                    weight = getattr(self, prefix + name)
+                    bias = getattr(self, f"{prefix}{name}_bias")
+                    for tensor in (weight, bias):
+                        if tensor is not None:
+                            bound = 1 / math.sqrt(weight.shape[2])
+                            nn.init.uniform_(tensor, -bound, bound)
+
+    @property
+    def last_routing(self) -> Routing | None:
+        """The routing of the last forward, of its tokens flattened to [T, H]."""
+        return self.router.last_routing
+
+    def auxiliary_loss(self) -> Tensor:
+        """The load-balancing loss of the last forward; see :meth:`Router.auxiliary_loss`."""
+        return self.router.auxiliary_loss()
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.dim() < 1 or hidden_states.shape[-1] != self.hidden_size:
+            raise InvalidArgumentError(
+                f"hidden_states: shape {list(hidden_states.shape)}, want [..., {self.hidden_size}]"
+            )
+        tokens = hidden_states.reshape(-1, self.hidden_size)
+        routing = self.router(tokens)
+        output = self._experts("", tokens, routing.index, routing.weights)
+        if self.shared_experts:
+            # Every token has every shared expert with weight 1.
+            index = torch.arange(self.shared_experts, device=tokens.device).expand(tokens.shape[0], -1)
+            output = output + self._experts(
+                "shared_", tokens, index, torch.ones_like(index, dtype=torch.float32)
+            )
+        return output.reshape(hidden_states.shape)
+
+    def _experts(self, prefix: str, tokens: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        output: Tensor = functional.experts(
+            tokens,
+            index,
+            weights,
+            getattr(self, f"{prefix}gate_up_proj"),
+            getattr(self, f"{prefix}down_proj"),
+            gate_up_bias=getattr(self, f"{prefix}gate_up_proj_bias"),
+            down_bias=getattr(self, f"{prefix}down_proj_bias"),
+            activation=self.activation,
+            gated=self.gated,
+        )
+        return output
+
+    def extra_repr(self) -> str:
+        text = f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}"
+        text += f", num_experts={self.num_experts}, activation={self.activation!r}"
+        if self.shared_experts:
+            text += f", shared_experts={self.shared_experts}"
+        return text
+
+
+def _check_router(
+    router: Router, hidden_size: int, num_experts: int, budget: float | None, options: dict[str, Any]
+) -> None:
+    for name, found, wanted in (
+        ("hidden_size", router.hidden_size, hidden_size),
+        ("num_experts", router.num_experts, num_experts),
+    ):
+        if found != wanted:
+            raise InvalidArgumentError(f"router: {name} is {found}, want {wanted} as the layer has")
+    if budget is not None or options:
+        given = "budget" if budget is not None else next(iter(options))
+        raise InvalidArgumentError(f"{given}: was given beside a Router, which has its own; set it there")
