@@ -33,9 +33,6 @@ func GemmBF16(lib *Library, w *Worker, transA, transB bool, m, n, k int, alpha f
 
 // findBF16 looks for OpenBLAS's or MKL's product, which take the same arguments.
 func findBF16(object object, naming naming) uintptr {
-	if !processorHasBF16() {
-		return 0
-	}
 	for _, name := range []string{"sbgemm", "gemm_bf16bf16f32"} {
 		if address := object.symbol(naming.prefix + name + naming.suffix); address != 0 {
 			return address

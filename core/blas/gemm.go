@@ -1,7 +1,7 @@
 package blas
 
 import (
-	"runtime"
+	"structs"
 	"unsafe"
 
 	"github.com/genesis-moe/genesis-moe/core"
@@ -15,11 +15,11 @@ type Float interface{ float32 | float64 }
 // place that is reused, so a call allocates nothing. The zero value is ready. Do not
 // share one between concurrent calls.
 type Worker struct {
-	transA, transB  byte
-	m, n, k         int64
-	lda, ldb, ldc   int64
-	alpha, beta     uint64 // the bits of a float32 or a float64
-	previousThreads uintptr
+	_              structs.HostLayout // it is also C's; see call_cgo.go
+	transA, transB byte
+	m, n, k        int64
+	lda, ldb, ldc  int64
+	alpha, beta    uint64 // the bits of a float32 or a float64
 }
 
 // Gemm computes the row-major product
@@ -63,11 +63,8 @@ func (w *Worker) call(lib *Library, gemm uintptr, transA, transB bool, m, n, k i
 	// which comes first on every machine that genesis-moe builds for.
 	w.m, w.n, w.k = int64(n), int64(m), int64(k)
 	w.lda, w.ldb, w.ldc = int64(ldb), int64(lda), int64(ldc)
-	if lib.setThreadsLocal != 0 {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		previous := callC(lib.setThreadsLocal, 1)
-		defer callC(lib.setThreadsLocal, previous)
+	if lib.threads.set != 0 {
+		defer lib.threads.one()()
 	}
 	callGemm(gemm, w, b, a, c)
 }

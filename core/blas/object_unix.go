@@ -17,10 +17,11 @@ type object struct {
 	wasLoaded bool // by somebody else, before us
 }
 
+// noLoad is RTLD_NOLOAD: only asks whether a library is there. purego does not name it.
+var noLoad = map[string]int{"linux": 0x4, "darwin": 0x10, "freebsd": 0x2000, "netbsd": 0x2000}[runtime.GOOS]
+
 func openObject(path string) (object, error) {
-	// RTLD_NOLOAD only asks whether the library is there; purego does not name it.
-	noload := map[string]int{"linux": 0x4, "darwin": 0x10, "freebsd": 0x2000, "netbsd": 0x2000}[runtime.GOOS]
-	_, err := purego.Dlopen(path, purego.RTLD_LAZY|noload)
+	_, err := purego.Dlopen(path, purego.RTLD_LAZY|noLoad)
 	wasLoaded := err == nil
 	handle, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
 	return object{handle, wasLoaded}, err
@@ -35,29 +36,15 @@ func (o object) symbol(name string) uintptr {
 	return address
 }
 
-// file is the file that holds a symbol of the library; fallback if that cannot be told.
-func (o object) file(symbol, fallback string) string {
-	if symbol != "" {
-		if path := fileOf(o.symbol(symbol)); path != "" {
-			return path
-		}
-	}
-	return fallback
-}
-
 // ownDirectory is the directory of the shared object, or program, with our code.
 func ownDirectory() string {
-	path := fileOf(reflect.ValueOf(ownDirectory).Pointer())
-	if path == "" {
-		return "."
-	}
-	return filepath.Dir(path)
+	return filepath.Dir(fileOf(reflect.ValueOf(ownDirectory).Pointer()))
 }
 
-// fileOf asks dladdr for the file that an address was loaded from, or "".
+// fileOf asks dladdr for the file that an address was loaded from; "" if unknown.
 func fileOf(address uintptr) string {
 	dladdr, err := purego.Dlsym(purego.RTLD_DEFAULT, "dladdr")
-	if err != nil || address == 0 {
+	if err != nil {
 		return ""
 	}
 	info := new(struct { // Dl_info
@@ -66,14 +53,14 @@ func fileOf(address uintptr) string {
 		symbolName *byte
 		symbol     uintptr
 	})
-	if ok, _, _ := purego.SyscallN(dladdr, address, uintptr(unsafe.Pointer(info))); ok == 0 || info.file == nil {
+	if found, _, _ := purego.SyscallN(dladdr, address, uintptr(unsafe.Pointer(info))); found == 0 || info.file == nil {
 		return ""
 	}
-	n := 0
-	for *(*byte)(unsafe.Add(unsafe.Pointer(info.file), n)) != 0 {
-		n++
+	length := 0
+	for *(*byte)(unsafe.Add(unsafe.Pointer(info.file), length)) != 0 {
+		length++
 	}
-	path, err := filepath.Abs(string(unsafe.Slice(info.file, n)))
+	path, err := filepath.Abs(unsafe.String(info.file, length))
 	if err != nil {
 		return ""
 	}
@@ -83,16 +70,4 @@ func fileOf(address uintptr) string {
 func callC(function, argument uintptr) uintptr {
 	result, _, _ := purego.SyscallN(function, argument)
 	return result
-}
-
-// callGemm calls a Fortran GEMM: all arguments by address, then the lengths of the two
-// strings, which compilers of Fortran pass at the end.
-func callGemm(gemm uintptr, w *Worker, a, b, c unsafe.Pointer) {
-	purego.SyscallN(gemm,
-		uintptr(unsafe.Pointer(&w.transA)), uintptr(unsafe.Pointer(&w.transB)),
-		uintptr(unsafe.Pointer(&w.m)), uintptr(unsafe.Pointer(&w.n)), uintptr(unsafe.Pointer(&w.k)),
-		uintptr(unsafe.Pointer(&w.alpha)), uintptr(a), uintptr(unsafe.Pointer(&w.lda)),
-		uintptr(b), uintptr(unsafe.Pointer(&w.ldb)),
-		uintptr(unsafe.Pointer(&w.beta)), uintptr(c), uintptr(unsafe.Pointer(&w.ldc)),
-		1, 1)
 }

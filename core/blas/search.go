@@ -29,7 +29,7 @@ var (
 	bundledNames = []string{"libscipy_openblas*.so*", "libopenblas*.so*", "libmkl_rt.so*", "libblis*.so*"}
 	systemNames  = []string{
 		"libopenblas.so.0", "libopenblas.so", "libopenblas64_.so.0",
-		"libmkl_rt.so.2", "libmkl_rt.so.1", "libmkl_rt.so",
+		"libmkl_rt.so.3", "libmkl_rt.so.2", "libmkl_rt.so.1", "libmkl_rt.so",
 		"libblis.so.4", "libblis.so.3", "libblis.so",
 	}
 )
@@ -72,6 +72,9 @@ func search(chosen, bundledDir string, system []string) (*Library, []Attempt, er
 			attempt.Outcome = err.Error()
 		} else {
 			attempt.Path = lib.Path()
+			if lib.shared {
+				attempt.Outcome = "opened; the process had loaded it before"
+			}
 		}
 		attempts = append(attempts, attempt)
 		return lib, err
