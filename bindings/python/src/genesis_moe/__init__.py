@@ -49,6 +49,20 @@ if TYPE_CHECKING:
     from genesis_moe.router import Router
     from genesis_moe.routing import Routing
 
+_ERRORS = (
+    "AbiMismatchError",
+    "DriverError",
+    "ForkedError",
+    "GenesisMoeError",
+    "InternalError",
+    "InvalidArgumentError",
+    "InvalidHandleError",
+    "LibraryNotFoundError",
+    "NoDeviceError",
+    "OutOfMemoryError",
+    "UnsupportedError",
+)
+
 # Where each public name lives, and whether it needs torch (then the package of
 # that name is what a user without it is told to install).
 _HOMES: dict[str, tuple[str, str | None]] = {
@@ -65,22 +79,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "library_path": ("_library", None),
     "inject": ("huggingface.inject", "transformers"),
     "inject_router": ("huggingface.inject", "transformers"),
-    **dict.fromkeys(
-        (
-            "AbiMismatchError",
-            "DriverError",
-            "ForkedError",
-            "GenesisMoeError",
-            "InternalError",
-            "InvalidArgumentError",
-            "InvalidHandleError",
-            "LibraryNotFoundError",
-            "NoDeviceError",
-            "OutOfMemoryError",
-            "UnsupportedError",
-        ),
-        ("errors", None),
-    ),
+    **dict.fromkeys(_ERRORS, ("errors", None)),
 }
 
 __all__ = [

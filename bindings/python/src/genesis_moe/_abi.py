@@ -21,24 +21,22 @@ from ctypes import (
     c_void_p,
     sizeof,
 )
-from typing import Any, ClassVar
+from typing import Any
 
 ABI_VERSION = 1
 CPU, CUDA = 1, 2  # DLPack's device types
 
-Fields = ClassVar[list[tuple[str, Any]]]
-
 
 class DLDevice(Structure):
-    _fields_: Fields = [("device_type", c_int32), ("device_id", c_int32)]
+    _fields_ = [("device_type", c_int32), ("device_id", c_int32)]
 
 
 class DLDataType(Structure):
-    _fields_: Fields = [("code", c_uint8), ("bits", c_uint8), ("lanes", c_uint16)]
+    _fields_ = [("code", c_uint8), ("bits", c_uint8), ("lanes", c_uint16)]
 
 
 class DLTensor(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("data", c_void_p),
         ("device", DLDevice),
         ("ndim", c_int32),
@@ -50,7 +48,7 @@ class DLTensor(Structure):
 
 
 class EngineOptions(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("struct_size", c_uint32),
         ("abi_version", c_uint32),
         ("device_type", c_int32),
@@ -60,7 +58,7 @@ class EngineOptions(Structure):
 
 
 class Counters(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("struct_size", c_uint32),
         ("reserved", c_uint32),
         ("router_calls", c_uint64),
@@ -74,7 +72,7 @@ class Counters(Structure):
 
 
 class RouterOptions(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("struct_size", c_uint32),
         ("mode", c_int32),
         ("binding", c_int32),
@@ -93,7 +91,7 @@ class RouterOptions(Structure):
 
 
 class ExpertsOptions(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("struct_size", c_uint32),
         ("activation", c_int32),
         ("gated", c_int32),
@@ -115,7 +113,7 @@ def _arguments(options: type[Structure], *fields: str | tuple[str, Any]) -> list
 
 
 class RouterForwardArgs(Structure):
-    _fields_: Fields = _arguments(
+    _fields_ = _arguments(
         RouterOptions,
         "hidden_states",
         "projection",
@@ -133,7 +131,7 @@ class RouterForwardArgs(Structure):
 
 
 class RouterBackwardArgs(Structure):
-    _fields_: Fields = _arguments(
+    _fields_ = _arguments(
         RouterOptions,
         "hidden_states",
         "projection",
@@ -153,7 +151,7 @@ class RouterBackwardArgs(Structure):
 
 
 class RouterUpdateArgs(Structure):
-    _fields_: Fields = _arguments(
+    _fields_ = _arguments(
         RouterOptions,
         "counts",
         ("num_tokens", c_int64),
@@ -167,11 +165,11 @@ class RouterUpdateArgs(Structure):
 
 
 class RouterReportArgs(Structure):
-    _fields_: Fields = _arguments(RouterOptions, "logits", "top_k_index", "price", "previous_index")
+    _fields_ = _arguments(RouterOptions, "logits", "top_k_index", "price", "previous_index")
 
 
 class RouterReport(Structure):
-    _fields_: Fields = [
+    _fields_ = [
         ("struct_size", c_uint32),
         ("reserved", c_uint32),
         ("energy_bind", c_double),
@@ -193,7 +191,7 @@ class RouterReport(Structure):
 
 
 class ExpertsForwardArgs(Structure):
-    _fields_: Fields = _arguments(
+    _fields_ = _arguments(
         ExpertsOptions,
         "hidden_states",
         "top_k_index",
@@ -208,7 +206,7 @@ class ExpertsForwardArgs(Structure):
 
 
 class ExpertsBackwardArgs(Structure):
-    _fields_: Fields = _arguments(
+    _fields_ = _arguments(
         ExpertsOptions,
         "grad_output",
         "hidden_states",

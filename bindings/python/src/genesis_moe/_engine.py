@@ -56,7 +56,7 @@ def engine_counters() -> dict[str, int]:
     products; bytes: of weights, rows and gradients read and written; scratch_bytes:
     scratch memory held now.
     """
-    names = [name for name, _ in _abi.Counters._fields_[2:]]
+    names = [field[0] for field in _abi.Counters._fields_[2:]]
     total = dict.fromkeys(names, 0)
     for handle in list(_engines.values()):
         counters = _abi.Counters(struct_size=ctypes.sizeof(_abi.Counters))

@@ -99,5 +99,6 @@ def _with_prototypes(opened: ctypes.CDLL) -> ctypes.CDLL:
             f"{opened._name}: {error}; it is no genesis_moe library of this version"
         ) from error
     raise AbiMismatchError(
-        f"{opened._name} has ABI version {found}, this Python package wants {_abi.ABI_VERSION}: build both from one release"
+        f"{opened._name} has ABI version {found}, this Python package wants {_abi.ABI_VERSION}: "
+        "build both from one release"
     )

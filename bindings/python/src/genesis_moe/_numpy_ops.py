@@ -46,12 +46,12 @@ def _accumulator(array: np.ndarray) -> np.dtype[Any]:
     return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
-def _size(name: str, array: Any, dimensions: int, dimension: int) -> int:
+def _size(name: str, array: np.ndarray[Any, Any], dimensions: int, dimension: int) -> int:
     """A size that an output needs; the library checks the rest."""
     if not isinstance(array, np.ndarray) or array.ndim != dimensions:
         found = f"shape {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InvalidArgumentError(f"{name}: {found}, want a numpy.ndarray of {dimensions} dimensions")
-    return array.shape[dimension]
+    return int(array.shape[dimension])
 
 
 def route(

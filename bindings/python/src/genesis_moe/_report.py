@@ -47,7 +47,7 @@ class RouterReport:
     """Tokens whose logits hold a NaN or infinity."""
 
 
-_FIELDS = [name for name, _ in _abi.RouterReport._fields_[2:]]
+_FIELDS = [field[0] for field in _abi.RouterReport._fields_[2:]]
 
 
 def compute(

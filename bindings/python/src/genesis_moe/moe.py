@@ -71,16 +71,16 @@ class MoE(nn.Module):
         self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
         self.num_experts, self.shared_experts = num_experts, shared_experts
         self.activation, self.gated = activation, gated
+        rows = 2 * intermediate_size if gated else intermediate_size
         for prefix, experts in (("", num_experts), ("shared_", shared_experts)):
-            rows = 2 * intermediate_size if gated else intermediate_size
-            for name, shape in (
-                ("gate_up_proj", (experts, rows, hidden_size)),
-                ("down_proj", (experts, hidden_size, intermediate_size)),
-                ("gate_up_proj_bias", (experts, rows) if bias else None),
-                ("down_proj_bias", (experts, hidden_size) if bias else None),
+            for name, shape, wanted in (
+                ("gate_up_proj", (experts, rows, hidden_size), True),
+                ("down_proj", (experts, hidden_size, intermediate_size), True),
+                ("gate_up_proj_bias", (experts, rows), bias),
+                ("down_proj_bias", (experts, hidden_size), bias),
             ):
-                wanted = experts > 0 and shape is not None
-                value = nn.Parameter(torch.empty(shape, dtype=dtype, device=device)) if wanted else None
+                present = wanted and experts > 0
+                value = nn.Parameter(torch.empty(shape, dtype=dtype, device=device)) if present else None
                 self.register_parameter(prefix + name, value)
         self.reset_parameters()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -101,10 +102,10 @@ def number_of(argument: str, name: str, names: tuple[str, ...]) -> int:
 @lru_cache(maxsize=256)
 def router_struct(*scalars: float) -> _abi.RouterOptions:
     """The C struct of :meth:`RouterOptions.scalars`; the same object every time, never written to."""
-    return _abi.RouterOptions(_abi.sizeof(_abi.RouterOptions), *scalars)
+    return _abi.RouterOptions(ctypes.sizeof(_abi.RouterOptions), *scalars)
 
 
 @lru_cache(maxsize=256)
 def experts_struct(*scalars: float) -> _abi.ExpertsOptions:
     """The C struct of :func:`experts_scalars`; the same object every time, never written to."""
-    return _abi.ExpertsOptions(_abi.sizeof(_abi.ExpertsOptions), *scalars)
+    return _abi.ExpertsOptions(ctypes.sizeof(_abi.ExpertsOptions), *scalars)

@@ -151,7 +151,7 @@ class Router(nn.Module):
         with torch.no_grad():
             if self.options.mode == "hamiltonian":
                 nn.init.normal_(self.centroids)
-                self.centroids /= self.centroids.norm(dim=1, keepdim=True).clamp_min(1e-12)
+                self.centroids.div_(self.centroids.norm(dim=1, keepdim=True).clamp_min(1e-12))
             else:
                 nn.init.kaiming_uniform_(self.centroids, a=math.sqrt(5))
             if self.projection is not None:
@@ -240,7 +240,8 @@ class Router(nn.Module):
         logits = self.last_routing.logits
         shares = self.last_routing.counts.to(logits.dtype) / max(logits.shape[0], 1)
         probabilities = logits.softmax(dim=-1).mean(dim=0)
-        return self.num_experts * (shares * probabilities).sum()
+        loss: Tensor = self.num_experts * (shares * probabilities).sum()
+        return loss
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         """Moves with the module, but price and gap never become less precise than float32."""
@@ -263,13 +264,19 @@ class Router(nn.Module):
 
     def extra_repr(self) -> str:
         o = self.options
-        text = f"hidden_size={self.hidden_size}, num_experts={self.num_experts}, top_k={o.top_k}, mode={o.mode!r}"
+        shown: dict[str, Any] = {
+            "hidden_size": self.hidden_size,
+            "num_experts": self.num_experts,
+            "top_k": o.top_k,
+            "mode": o.mode,
+        }
         if o.mode == "hamiltonian":
-            text += f", binding={o.binding!r}, router_dim={None if self.projection is None else self.centroids.shape[1]}"
+            shown["binding"] = o.binding
+            shown["router_dim"] = None if self.projection is None else self.centroids.shape[1]
         if o.solver != "price":
-            text += f", solver={o.solver!r}"
+            shown["solver"] = o.solver
         if self.budget is not None:
-            text += f", budget={self.budget}"
+            shown["budget"] = self.budget
         if o.mode == "deepseek":
-            text += f", num_groups={o.num_groups}, top_k_groups={o.top_k_groups}"
-        return text
+            shown["num_groups"], shown["top_k_groups"] = o.num_groups, o.top_k_groups
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
