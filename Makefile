@@ -17,7 +17,8 @@ GOFUMPT_VERSION      := v0.12.0
 STATICCHECK_VERSION  := v0.8.2
 CUDA_HEADERS_VERSION := 12.9.79
 
-BLAS_DIR     = $(wildcard $(VENV)/lib/python3*/site-packages/scipy_openblas32/lib)
+# Looked up when it is used: $(wildcard) would remember that it was not there before set-up.
+BLAS_DIR     = $(shell ls -d $(VENV)/lib/python3*/site-packages/scipy_openblas32/lib 2>/dev/null)
 CUDA_HEADERS := $(TOOLS)/cuda/nvidia/cuda_runtime/include
 
 LIBRARY := build/libgenesis_moe.so
@@ -133,6 +134,9 @@ $(STAMPS)/cuda-headers: Makefile | $(VENV)/bin/uv
 	   nvidia-cuda-runtime-cu12==$(CUDA_HEADERS_VERSION) && test -f $(CUDA_HEADERS)/cuda.h && touch $@)
 
 comma := ,
+
+# The library takes its BLAS from the Python packages and cuda.h from the headers.
+$(LIBRARY): $(STAMPS)/python $(STAMPS)/cuda-headers
 
 include capi/build.mk
 

@@ -23,8 +23,8 @@ def row(*cells: object) -> str:
 
 def layer_table(data: dict[str, Any]) -> list[str]:
     lines = [
-        f"**Layer, CPU** ({data['environment']['processor']}, {data['threads']} threads, torch "
-        f"{data['environment']['torch']}). Times faster than Hugging Face's `grouped_mm`, its default; above 1 is a win.",
+        f"**Layer, CPU** ({data['environment']['machine']['processor']}, {data['threads']} threads, torch "
+        f"{data['environment']['versions']['torch']}). Times faster than Hugging Face's `grouped_mm`, its default; above 1 is a win.",
         "",
         row("H, I, E, k", "T", "f32 forward", "f32 forward+backward", "of dense GEMM rate", "bf16 forward", "bf16 f+b"),
         row(*["---"] * 7),
