@@ -13,7 +13,8 @@ type Backend interface {
 	DeviceType() DeviceType
 	// DeviceCount is the number of usable devices: 0 without a driver, never an error.
 	DeviceCount() int
-	// Open prepares a device; the engine keeps what it returns.
+	// Open prepares a device; the engine keeps what it returns. The backend knows
+	// best why there is no such device: NoDevice or DriverFailed, with the reason.
 	Open(id int32) (Session, error)
 	// Describe says what was found and where, for the doctor's report.
 	Describe() map[string]any

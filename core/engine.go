@@ -51,9 +51,6 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	if b == nil {
 		return nil, Errorf(NoDevice, "device_type: %s, but this build has no backend for it", o.Device.Type)
 	}
-	if n := b.DeviceCount(); o.Device.ID < 0 || int(o.Device.ID) >= n {
-		return nil, Errorf(NoDevice, "device_id: %d, want less than the %d %s devices found", o.Device.ID, n, o.Device.Type)
-	}
 	session, err := b.Open(o.Device.ID)
 	if err != nil {
 		return nil, err
