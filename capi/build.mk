@@ -6,13 +6,34 @@
 #                 CUDA driver access, and its doctor says so
 #   BLAS_DIR      the folder of a BLAS and what it needs, which is copied; optional
 
+BUILD_DIR := $(dir $(LIBRARY))
+
+# Go's build cache does not watch headers outside a package's folder; naming their
+# checksum in the flags makes it see a change.
+HEADERS_SUM := $(shell cat include/*.h | cksum | cut -d' ' -f1)
+
+# gorgonia.org/cu links with -lcuda. The file below, an empty linker script, answers
+# for it on machines without a driver; the functions themselves are those of
+# cuda/internal/delayload, so the library does not depend on libcuda.
+LINK_DIR := $(CURDIR)/$(BUILD_DIR)link
+
+HAS_CUDA = $(wildcard $(CUDA_HEADERS)/cuda.h)
+LIBRARY_TAGS = $(if $(HAS_CUDA),gmoe_cuda)
+
+export CGO_ENABLED := 1
+export CGO_CFLAGS = -O2 -g -Wno-deprecated-declarations -DGMOE_HEADERS_SUM=$(HEADERS_SUM) $(if $(HAS_CUDA),-I$(CUDA_HEADERS))
+export CGO_LDFLAGS = -O2 -g -L$(LINK_DIR)
+
 LIBRARY_SOURCES := $(shell find capi core router experts cuda include -name '*.go' ! -name '*_test.go' \
-                     -o -name '*.[chsS]' -o -name '*.map' -o -name '*.so') go.mod go.sum capi/build.mk
+                     -o -name '*.[chsS]' -o -name '*.map') go.mod go.sum capi/build.mk
 LIBRARY_LDFLAGS := -s -w -extldflags "-Wl,-soname,libgenesis_moe.so.0 \
                      -Wl,--version-script=$(CURDIR)/capi/exports.map -Wl,-z,now -Wl,--as-needed"
 
-$(LIBRARY): $(LIBRARY_SOURCES) $(wildcard $(CUDA_HEADERS)/cuda.h)
-	@mkdir -p $(dir $@)
-	CGO_ENABLED=1 $(GO) build -trimpath -buildmode=c-shared -ldflags '$(LIBRARY_LDFLAGS)' -o $@ ./capi
+$(LIBRARY): $(LIBRARY_SOURCES) | $(LINK_DIR)/libcuda.so
+	$(GO) build -trimpath -buildmode=c-shared -tags '$(LIBRARY_TAGS)' -ldflags '$(LIBRARY_LDFLAGS)' -o $@ ./capi
 	@rm -f $(@:.so=.h)
-	@$(if $(BLAS_DIR),cp $(BLAS_DIR)/*.so* $(dir $@))
+	@$(if $(BLAS_DIR),cp $(BLAS_DIR)/*.so* $(BUILD_DIR))
+
+$(LINK_DIR)/libcuda.so:
+	@mkdir -p $(LINK_DIR)
+	@echo '/* An empty linker script: see capi/build.mk. */' >$@

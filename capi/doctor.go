@@ -16,6 +16,8 @@ import (
 
 	"github.com/genesis-moe/genesis-moe/core"
 	"github.com/genesis-moe/genesis-moe/core/blas"
+	_ "github.com/genesis-moe/genesis-moe/cuda" // registers the backend
+	"github.com/genesis-moe/genesis-moe/cuda/nvml"
 )
 
 //export goDoctor
@@ -46,7 +48,8 @@ type report struct {
 	Go         goReport          `json:"go"`
 	Processor  processor         `json:"processor"`
 	BLAS       blasReport        `json:"blas"`
-	Devices    map[string]device `json:"devices"`
+	Devices    map[string]device `json:"devices"` // by type: "cuda"
+	NVML       nvml.Info         `json:"nvml"`
 }
 
 type goReport struct {
@@ -58,11 +61,19 @@ type goReport struct {
 }
 
 type blasReport struct {
-	Name  string         `json:"name"`
-	Path  string         `json:"path"`
-	BF16  bool           `json:"bf16"`
-	Error string         `json:"error,omitempty"`
-	Tried []blas.Attempt `json:"tried"`
+	Name  string        `json:"name"`
+	Path  string        `json:"path"`
+	BF16  bool          `json:"bf16"`
+	Error string        `json:"error,omitempty"`
+	Tried []blasAttempt `json:"tried"`
+}
+
+// blasAttempt is one place where a BLAS was looked for. One that was opened has also
+// multiplied a few small matrices correctly.
+type blasAttempt struct {
+	Source  string `json:"source"`
+	Path    string `json:"path"`
+	Outcome string `json:"outcome"`
 }
 
 type device struct {
@@ -85,6 +96,7 @@ func diagnose() report {
 		Processor: readProcessor(),
 		BLAS:      describeBLAS(),
 		Devices:   map[string]device{},
+		NVML:      nvml.Describe(),
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
@@ -104,7 +116,10 @@ func diagnose() report {
 
 func describeBLAS() blasReport {
 	lib, err := blas.Default()
-	r := blasReport{Tried: blas.Tried()}
+	var r blasReport
+	for _, attempt := range blas.Tried() {
+		r.Tried = append(r.Tried, blasAttempt(attempt))
+	}
 	if err != nil {
 		r.Error = err.Error()
 		return r

@@ -1,0 +1,77 @@
+//go:build linux && (amd64 || arm64)
+
+// Package delayload opens the driver libraries of NVIDIA when they are wanted, and
+// not when the program is loaded. Importing it gives the linker what
+// gorgonia.org/cu and go-nvml leave undefined; see delayload.c.
+package delayload
+
+/*
+#cgo CFLAGS: -std=gnu11 -Wall -Wextra
+#cgo LDFLAGS: -ldl
+#include "delayload.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"unsafe"
+)
+
+//go:generate go run ./gen
+
+// Library is one driver library.
+type Library struct {
+	c     *C.struct_gmoe_delay_library
+	mutex sync.Mutex
+	path  string // "" until it is open
+}
+
+// The two libraries of the driver.
+var (
+	CUDA = &Library{c: &C.gmoe_delay_libcuda}
+	NVML = &Library{c: &C.gmoe_delay_libnvidia_ml}
+)
+
+// Open loads the library by the loader's search order. When it is already open, Open
+// does nothing; when it failed before, Open tries again.
+func (l *Library) Open() error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	if l.path != "" {
+		return nil
+	}
+	runtime.LockOSThread() // The loader's text belongs to the thread.
+	defer runtime.UnlockOSThread()
+	if text := C.gmoe_delay_open(l.c); text != nil {
+		return fmt.Errorf("%s: %s", C.GoString(l.c.file), C.GoString(text))
+	}
+	l.path = C.GoString(C.gmoe_delay_path(l.c))
+	return nil
+}
+
+// Path is the file that the library was loaded from, or "" when it is not open.
+func (l *Library) Path() string {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return l.path
+}
+
+// Missing lists the functions that the open library lacks, which is so when the
+// driver is older than the headers that the program was compiled with. Calling one
+// returns a not-found status.
+func (l *Library) Missing() []string {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	if l.path == "" {
+		return nil
+	}
+	var names []string
+	for _, symbol := range unsafe.Slice(l.c.symbols, l.c.count) {
+		if *symbol.slot == l.c.missing {
+			names = append(names, C.GoString(symbol.name))
+		}
+	}
+	return names
+}
