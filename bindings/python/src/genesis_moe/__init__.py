@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         OutOfMemoryError,
         UnsupportedError,
     )
-    from genesis_moe.huggingface.inject import inject, inject_router
+    from genesis_moe.huggingface.injection import inject, inject_router
     from genesis_moe.moe import MoE
     from genesis_moe.options import RouterOptions
     from genesis_moe.router import Router
@@ -77,8 +77,8 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "engine_counters": ("_engine", None),
     "set_num_threads": ("_engine", None),
     "library_path": ("_library", None),
-    "inject": ("huggingface.inject", "transformers"),
-    "inject_router": ("huggingface.inject", "transformers"),
+    "inject": ("huggingface.injection", "transformers"),
+    "inject_router": ("huggingface.injection", "transformers"),
     **dict.fromkeys(_ERRORS, ("errors", None)),
 }
 
