@@ -31,14 +31,16 @@ func GemmBF16(lib *Library, w *Worker, transA, transB bool, m, n, k int, alpha f
 	w.call(lib, lib.bf16, transA, transB, m, n, k, unsafe.Pointer(a), lda, unsafe.Pointer(b), ldb, unsafe.Pointer(c), ldc)
 }
 
-// findBF16 looks for OpenBLAS's or MKL's product, which take the same arguments.
-func findBF16(object object, naming naming) uintptr {
+// findBF16 looks for OpenBLAS's or MKL's product, which take the same arguments. One
+// that gives wrong numbers is as good as none.
+func (l *Library) findBF16(object object, naming naming) {
 	for _, name := range []string{"sbgemm", "gemm_bf16bf16f32"} {
-		if address := object.symbol(naming.prefix + name + naming.suffix); address != 0 {
-			return address
+		l.bf16 = object.symbol(naming.prefix + name + naming.suffix)
+		if l.bf16 != 0 && selfTestBF16(l) == nil {
+			return
 		}
 	}
-	return 0
+	l.bf16 = 0
 }
 
 // processorHasBF16 asks the kernel, which also knows whether it saves the registers.

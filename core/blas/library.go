@@ -63,11 +63,11 @@ func Open(path string) (*Library, error) {
 		if l.name == "" {
 			l.name = filepath.Base(l.path)
 		}
-		if processorHasBF16() {
-			l.bf16 = findBF16(object, naming)
-		}
 		if err := selfTest(l); err != nil {
 			return nil, err
+		}
+		if processorHasBF16() {
+			l.findBF16(object, naming)
 		}
 		return l, nil
 	}

@@ -115,3 +115,29 @@ func TestSearchOrder(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "built in", lib.Path())
 }
+
+// The search for a bf16 product, without the processor's say.
+func TestFindBF16(t *testing.T) {
+	for name, test := range map[string]struct {
+		macros []string
+		found  bool
+	}{
+		"OpenBLAS":     {[]string{"-DBF16=sbgemm_"}, true},
+		"MKL":          {[]string{"-DBF16=gemm_bf16bf16f32_"}, true},
+		"none":         {nil, false},
+		"f32 in truth": {[]string{"-Wl,--defsym=sbgemm_=sgemm_"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := compile(t, "libtest.so", test.macros...)
+			lib, err := Open(path)
+			require.NoError(t, err)
+			object, err := openObject(path)
+			require.NoError(t, err)
+			lib.findBF16(object, namings[0])
+			require.Equal(t, test.found, lib.HasBF16())
+			if test.found {
+				checkBF16(t, lib)
+			}
+		})
+	}
+}
