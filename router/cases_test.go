@@ -146,6 +146,7 @@ func randomTensor(rng *rand.Rand, dtype core.DType, lay layout, scale float64, s
 type recipe struct {
 	options        core.RouterOptions
 	dtype          core.DType
+	narrow         bool // parameters of dtype; else of the computed type
 	tokens, hidden int64
 	width, experts int64 // width 0: no projection
 	bias, price    bool
@@ -171,6 +172,10 @@ type call struct {
 func (r recipe) build() *call {
 	rng := rand.New(rand.NewPCG(r.seed, 7))
 	compute := computeType(r.dtype)
+	parameters := compute
+	if r.narrow {
+		parameters = r.dtype
+	}
 	lay := func(i int) layout { return (r.layout + layout(i)) % layouts }
 	if r.layout == compact {
 		lay = func(int) layout { return compact }
@@ -182,21 +187,21 @@ func (r recipe) build() *call {
 	width := r.hidden
 	if r.width > 0 {
 		width = r.width
-		a.Projection = randomTensor(rng, r.dtype, lay(1), 1/math.Sqrt(float64(r.hidden)), width, r.hidden)
+		a.Projection = randomTensor(rng, parameters, lay(1), 1/math.Sqrt(float64(r.hidden)), width, r.hidden)
 	}
-	a.Centroids = randomTensor(rng, compute, lay(2), 1/math.Sqrt(float64(width)), r.experts, width)
+	a.Centroids = randomTensor(rng, parameters, lay(2), 1/math.Sqrt(float64(width)), r.experts, width)
 	if r.bias {
-		a.Bias = randomTensor(rng, compute, lay(3), 0.5, r.experts)
+		a.Bias = randomTensor(rng, parameters, lay(3), 0.5, r.experts)
 	}
 	if r.price {
-		a.Price = randomTensor(rng, compute, lay(4), 0.2, r.experts)
+		a.Price = randomTensor(rng, parameters, lay(4), 0.2, r.experts)
 	}
 	if r.temperature > 0 {
-		a.Temperature = newTensor(compute, compact, 1)
+		a.Temperature = newTensor(parameters, compact, 1)
 		set(a.Temperature, 0, r.temperature)
 	}
 	if r.options.Budgeted {
-		a.Gap = newTensor(compute, compact, 1)
+		a.Gap = newTensor(parameters, compact, 1)
 		set(a.Gap, 0, r.gap)
 	}
 	index := r.index
@@ -234,7 +239,7 @@ func randomRecipe(rng *rand.Rand) recipe {
 	r := recipe{
 		dtype:  []core.DType{core.Float32, core.BFloat16, core.Float64}[rng.IntN(3)],
 		tokens: []int64{0, 1, 2, 16, 17, 33, 140}[rng.IntN(7)], hidden: 1 + rng.Int64N(48), experts: 1 + rng.Int64N(40),
-		price: rng.IntN(2) == 0, index: []core.DType{core.Int32, core.Int64}[rng.IntN(2)],
+		narrow: rng.IntN(2) == 0, price: rng.IntN(2) == 0, index: []core.DType{core.Int32, core.Int64}[rng.IntN(2)],
 		layout: layout(rng.IntN(int(layouts))), seed: rng.Uint64(),
 	}
 	o.TopK = 1 + rng.IntN(int(min(r.experts, 12)))
