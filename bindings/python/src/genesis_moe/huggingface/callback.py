@@ -1,0 +1,22 @@
+"""Prices and budgets move in a transformers Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from genesis_moe import step
+
+
+class GenesisCallback(TrainerCallback):
+    """Calls :func:`genesis_moe.step` after every optimiser step, with progress = step / max_steps.
+
+    ``Trainer(..., callbacks=[GenesisCallback()])``. It keeps no state: prices and gaps are
+    buffers of the model, so they are in the Trainer's checkpoints, and a resumed run goes on
+    where it was.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """After the optimiser's step, and before the Trainer saves a checkpoint."""
+        step(model, progress=min(1.0, state.global_step / state.max_steps))
