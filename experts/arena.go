@@ -1,0 +1,54 @@
+package experts
+
+import (
+	"github.com/genesis-moe/genesis-moe/core"
+)
+
+// arena lays scratch out twice: first without memory, to add up the bytes, and then
+// with it.
+type arena struct {
+	scratch *core.Scratch
+	bytes   int
+}
+
+func take[F core.Element](a *arena, n int) []F {
+	a.bytes += core.ScratchSize[F](n)
+	if a.scratch == nil {
+		return nil
+	}
+	return core.Take[F](a.scratch, n)
+}
+
+// borrow gives a layout its memory. Release it when the call ends.
+func borrow(e *core.Engine, layout func(*arena)) *core.Scratch {
+	var a arena
+	layout(&a)
+	a.scratch = e.Scratch(a.bytes)
+	layout(&a)
+	return a.scratch
+}
+
+// tiles are the sizes of a worker's memory.
+type tiles struct {
+	gathered, z, dh, gradient, weights int
+}
+
+// layoutWorkers gives each worker its memory.
+func (l *layer[S, F]) layoutWorkers(a *arena, t *tiles) {
+	if l.workers == nil {
+		l.workers = make([]worker[F], min(l.engine.NumThreads, max(1, len(l.schedule.steps))))
+	}
+	for i := range l.workers {
+		w := &l.workers[i]
+		w.gathered = take[F](a, t.gathered)
+		w.z = take[F](a, t.z)
+		w.dh = take[F](a, t.dh)
+		w.gradient = take[F](a, t.gradient)
+		w.weights = take[F](a, t.weights)
+		w.line, w.bias = take[F](a, l.hidden), take[F](a, max(l.hidden, l.gateUp))
+		w.factors = take[F](a, l.plan.slots)
+		if w.sources == nil {
+			w.sources = make([]*F, l.plan.slots)
+		}
+	}
+}

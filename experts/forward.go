@@ -1,0 +1,202 @@
+package experts
+
+import (
+	"unsafe"
+
+	"github.com/genesis-moe/genesis-moe/core"
+	"github.com/genesis-moe/genesis-moe/core/blas"
+)
+
+// Forward computes the experts' outputs, summed for each token with the routing's
+// weights, and on demand the pre-activations that [Backward] needs. Shapes and dtypes:
+// gmoe_experts_forward in genesis_moe.h. Invalid arguments give a [core.Error] that
+// names the argument, and leave the outputs untouched.
+func Forward(e *core.Engine, a *core.ExpertsForwardArgs) error {
+	c, err := checkForward(e.Device, a)
+	if err != nil {
+		return err
+	}
+	if session := e.Session(); session != nil {
+		return session.ExpertsForward(a)
+	}
+	switch c.dtype {
+	case core.Float64:
+		return runForward[float64, float64](e, c, a)
+	case core.BFloat16:
+		return runForward[core.BF16, float32](e, c, a)
+	default:
+		return runForward[float32, float32](e, c, a)
+	}
+}
+
+// The stages of the forward pass.
+const (
+	stageActivate stage = iota // z = x gate_up_proj^T and h = act(z), by columns of h
+	stageProject               // y = h down_proj^T, by columns of y
+	stageCombine               // output = sum of w y, by tokens
+)
+
+type forward[S stored, F blas.Float] struct {
+	layer[S, F]
+	gateUpBias    matrix[S]
+	output        matrix[S]
+	preActivation matrix[S]
+
+	tiles tiles
+	h     []F // ring of [rows of a unit, I]
+	y     []F // [rows, H]
+}
+
+func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.ExpertsForwardArgs) error {
+	l := &forward[S, F]{
+		gateUpBias: matrixOf[S](a.GateUpBias),
+		output:     matrixOf[S](a.Output), preActivation: matrixOf[S](a.PreActivation),
+	}
+	if err := l.open(e, c, &a.Options, &inputs{a.HiddenStates, a.TopKIndex, a.TopKWeights, a.GateUpProj, a.DownProj, a.DownBias}); err != nil {
+		return err
+	}
+	planScratch := borrow(e, l.layoutPlan)
+	defer e.Release(planScratch)
+	if err := l.dispatch(a.TopKIndex, a.TopKWeights); err != nil {
+		return err
+	}
+	l.chooseSlots(l.intermediate)
+	l.plot()
+	scratch := borrow(e, l.layout)
+	defer e.Release(scratch)
+	l.schedule.run(e, l.do)
+	l.count()
+	return nil
+}
+
+// plot makes the schedule and finds the sizes of the tiles.
+func (l *forward[S, F]) plot() {
+	s := &l.schedule
+	total := 0.0
+	for i := range l.units {
+		total += l.activateCost(&l.units[i]) + l.projectCost(&l.units[i])
+	}
+	activated, projected := s.newGates(len(l.units)), s.newGates(len(l.units))
+	combined := s.newGates(1)
+	l.tiles.gathered = l.slotRows * l.hidden
+	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj))
+	for group := 0; group < len(l.units); group += l.ring {
+		end := min(group+l.ring, len(l.units))
+		for i := group; i < end; i++ {
+			u := &l.units[i]
+			w := width(l.intermediate, leastColumns(u.rows()), l.activateCost(u), total)
+			if !l.zInPlace() {
+				l.tiles.z = max(l.tiles.z, u.rows()*min(w, l.intermediate)*l.activation.perIntermediate())
+			}
+			ranges(l.intermediate, w, func(first, last int) {
+				next := step{stage: stageActivate, unit: i, first: first, last: last, opens: [3]gate{activated + gate(i)}}
+				if i >= l.ring {
+					next.needs[0] = projected + gate(i-l.ring)
+				}
+				s.add(next)
+			})
+		}
+		for i := group; i < end; i++ {
+			u := &l.units[i]
+			ranges(l.hidden, width(l.hidden, leastColumns(u.rows()), l.projectCost(u), total), func(first, last int) {
+				s.add(step{
+					stage: stageProject, unit: i, first: first, last: last,
+					needs: [2]gate{activated + gate(i)}, opens: [3]gate{projected + gate(i), combined},
+				})
+			})
+		}
+	}
+	ranges(l.tokens, l.tokenWidth(), func(first, last int) {
+		s.add(step{stage: stageCombine, first: first, last: last, needs: [2]gate{combined}})
+	})
+}
+
+func (l *forward[S, F]) activateCost(u *unit) float64 {
+	return l.cost(u.rows(), l.gateUp, l.hidden)
+}
+
+func (l *forward[S, F]) projectCost(u *unit) float64 {
+	return l.cost(u.rows(), l.hidden, l.intermediate)
+}
+
+// zInPlace reports whether the products write pre_activation themselves.
+func (l *forward[S, F]) zInPlace() bool {
+	return l.preActivation.present && same[S, F]() && l.preActivation.multipliable
+}
+
+func (l *forward[S, F]) layout(a *arena) {
+	l.h = take[F](a, l.ring*l.slotRows*l.intermediate)
+	l.y = take[F](a, l.plan.rows*l.hidden)
+	l.layoutWorkers(a, &l.tiles)
+}
+
+func (l *forward[S, F]) do(worker int, s *step) {
+	w := &l.workers[worker]
+	switch s.stage {
+	case stageActivate:
+		l.activate(w, s)
+	case stageProject:
+		u := &l.units[s.unit]
+		timesTransposed(l.library, w, u.rows(), unsafe.SliceData(l.slot(l.h, s.unit, l.intermediate)), l.intermediate,
+			&l.downProj, u.expert, s.first, s.last, &l.y[u.first*l.hidden+s.first], l.hidden)
+	case stageCombine:
+		l.combine(w, &l.output, l.y, true, s.first, s.last)
+	}
+}
+
+// activate computes columns of z and of h while they are in the cache.
+func (l *forward[S, F]) activate(w *worker[F], s *step) {
+	u, n := &l.units[s.unit], s.last-s.first
+	x, ldx := l.rowsOf(w, &l.hiddenStates, s.unit)
+	spans := l.activation.spans(s.first, s.last, l.intermediate)
+
+	// z is where the gates of the first row begin; the ups are so many columns further on.
+	z, ldz, distance := unsafe.SliceData(w.z), n*l.activation.perIntermediate(), n
+	if l.zInPlace() {
+		z = (*F)(unsafe.Pointer(l.preActivation.at(u.first, spans[0].first)))
+		ldz, distance = l.preActivation.row, l.intermediate
+	}
+	column := 0
+	for _, span := range spans {
+		timesTransposed(l.library, w, u.rows(), x, ldx, &l.gateUpProj, u.expert, span.first, span.last, offset(z, column), ldz)
+		if l.gateUpBias.present {
+			bias := w.bias[:span.last-span.first]
+			read(bias, &l.gateUpBias, u.expert, span.first)
+			for i := range u.rows() {
+				add(unsafe.Slice(offset(z, i*ldz+column), len(bias)), bias)
+			}
+		}
+		column = distance
+	}
+	h := l.slot(l.h, s.unit, l.intermediate)
+	for i := range u.rows() {
+		gate, up := gateAndUp(&l.activation, offset(z, i*ldz), n, distance)
+		forwardRow(&l.activation, h[i*l.intermediate+s.first:i*l.intermediate+s.last], gate, up)
+	}
+	if !l.preActivation.present || l.zInPlace() {
+		return
+	}
+	for i := range u.rows() {
+		column := 0
+		for _, span := range spans {
+			write(&l.preActivation, u.first+i, span.first, unsafe.Slice(offset(z, i*ldz+column), span.last-span.first))
+			column = distance
+		}
+	}
+}
+
+// count adds to the engine's counters what was done.
+func (l *forward[S, F]) count() {
+	rows, active := l.plan.rows, l.activeExperts()
+	var s S
+	elements := 2*l.tokens*l.hidden + active*(l.gateUp+l.intermediate)*l.hidden + rows*l.hidden
+	if l.preActivation.present {
+		elements += rows * l.gateUp
+	}
+	counters := &l.engine.Counters
+	counters.ExpertsCalls.Add(1)
+	counters.Tokens.Add(uint64(l.tokens))
+	counters.ExpertRows.Add(uint64(rows))
+	counters.FLOPs.Add(2 * uint64(rows) * uint64(l.hidden) * uint64(l.gateUp+l.intermediate))
+	counters.Bytes.Add(uint64(elements) * uint64(unsafe.Sizeof(s)))
+}

@@ -1,0 +1,224 @@
+package experts
+
+import (
+	"unsafe"
+
+	"github.com/genesis-moe/genesis-moe/core"
+	"github.com/genesis-moe/genesis-moe/core/blas"
+)
+
+// layer is one call: what forward and backward have in common.
+type layer[S stored, F blas.Float] struct {
+	dimensions
+	engine       *core.Engine
+	library      *blas.Library
+	activation   activation
+	hiddenStates matrix[S]
+	gateUpProj   stack[S]
+	downProj     stack[S]
+	downBias     matrix[S]
+
+	plan     plan[F]
+	units    []unit
+	ring     int // units in flight: unit i uses part i % ring of the scratch
+	slotRows int // rows of the largest unit
+	schedule schedule
+	workers  []worker[F]
+}
+
+// worker is what one thread has to itself.
+type worker[F blas.Float] struct {
+	blas     blas.Worker
+	gathered []F // [rows of a unit, H]
+	holds    gathered
+	z        []F // columns of a unit's pre-activations that are not used in place
+	dh       []F // columns of the gradient of h
+	gradient []F // a part of a weight's gradient that is not computed in place
+	weights  []F // a converted part of a weight
+	line     []F // [H]: one token's result
+	bias     []F // a bias
+	sources  []*F
+	factors  []F // [K]
+}
+
+// gathered names what lies in worker.gathered: the rows of a unit from a tensor.
+type gathered struct {
+	tensor unsafe.Pointer
+	unit   int
+}
+
+// open looks at the arguments and finds the BLAS.
+func (l *layer[S, F]) open(e *core.Engine, c *checker, o *core.ExpertsOptions, in *inputs) (err error) {
+	l.dimensions, l.engine, l.activation = c.dimensions, e, activationOf(o)
+	l.hiddenStates, l.downBias = matrixOf[S](in.hiddenStates), matrixOf[S](in.downBias)
+	l.gateUpProj, l.downProj = stackOf[S](in.gateUpProj), stackOf[S](in.downProj)
+	l.library, err = blas.Default()
+	return err
+}
+
+// dispatch makes the plan and its units.
+func (l *layer[S, F]) dispatch(index, weights *core.Tensor) error {
+	if err := l.plan.sort(&l.dimensions, index, weights); err != nil {
+		return err
+	}
+	l.units = l.plan.units()
+	for i := range l.units {
+		l.slotRows = max(l.slotRows, l.units[i].rows())
+	}
+	return nil
+}
+
+// activeExperts is the number of experts with a token.
+func (l *layer[S, F]) activeExperts() (active int) {
+	for i := range l.units {
+		if l.units[i].opens {
+			active++
+		}
+	}
+	return active
+}
+
+// ringBytes is how much memory the units in flight take together, about. More lets
+// steps wait less; there are at least two units in flight, and enough for all threads.
+const ringBytes = 32 << 20
+
+// chooseSlots says how many units are in flight, each with so many elements a row.
+func (l *layer[S, F]) chooseSlots(elements int) {
+	var f F
+	unitBytes := max(1, l.slotRows*elements*int(unsafe.Sizeof(f)))
+	l.ring = min(max(ringBytes/unitBytes, 2, l.engine.NumThreads/4), max(1, len(l.units)))
+}
+
+// slot cuts the memory of a unit, with so many elements a row, out of a ring.
+func (l *layer[S, F]) slot(ring []F, unit, elements int) []F {
+	size := l.slotRows * elements
+	start := unit % l.ring * size
+	return ring[start : start+size]
+}
+
+// rowsOf is the rows of a unit from a tensor of tokens, where they are if that is
+// possible, or gathered.
+func (l *layer[S, F]) rowsOf(w *worker[F], m *matrix[S], unitIndex int) (data *F, ld int) {
+	if m.columns == 0 {
+		return nil, 0
+	}
+	u := &l.units[unitIndex]
+	if same[S, F]() && (u.consecutive && m.multipliable || u.rows() == 1 && m.direct) {
+		return (*F)(unsafe.Pointer(m.at(l.plan.token(u.first), 0))), m.row
+	}
+	key := gathered{unsafe.Pointer(m), unitIndex}
+	if w.holds != key {
+		for i := range u.rows() {
+			read(w.gathered[i*m.columns:(i+1)*m.columns], m, l.plan.token(u.first+i), 0)
+		}
+		w.holds = key
+	}
+	return unsafe.SliceData(w.gathered), m.columns
+}
+
+// cost estimates how many nanoseconds a product with a weight of n*k elements takes one
+// thread: arithmetic with many rows, reading the weight with few.
+func (l *layer[S, F]) cost(rows, n, k int) float64 {
+	const flopsPerNanosecond, bytesPerNanosecond = 80, 10
+	var s S
+	return max(2*float64(rows)*float64(n)*float64(k)/flopsPerNanosecond,
+		float64(n)*float64(k)*float64(unsafe.Sizeof(s))/bytesPerNanosecond)
+}
+
+// Steps shorter than shortest cost more to hand out than they are worth; steps longer
+// than longest leave threads idle at the end. Between these, there are about as many
+// as manySteps.
+const (
+	shortestStep = 60e3 // nanoseconds
+	longestStep  = 8e6
+	manySteps    = 64
+)
+
+// width is how many of the columns of a product, whose cost is given, a step takes.
+func width(columns, least int, cost, total float64) int {
+	target := min(max(total/manySteps, shortestStep), longestStep)
+	parts := min(max(1, int(cost/target+0.5)), max(1, columns/least))
+	const lanes = 16
+	return max(1, ((columns+parts-1)/parts+lanes-1)/lanes*lanes)
+}
+
+// ranges cuts [0, n) into pieces of a width.
+func ranges(n, width int, piece func(first, last int)) {
+	for first := 0; first < n; first += width {
+		piece(first, min(first+width, n))
+	}
+}
+
+// Fewest columns of a step: a row of a weight is read on for at least this many
+// elements, and a BLAS has enough to share what it packs.
+const (
+	leastColumnsFew  = 64
+	leastColumnsMany = 256
+)
+
+func leastColumns(rows int) int {
+	if rows <= 16 {
+		return leastColumnsFew
+	}
+	return leastColumnsMany
+}
+
+// tokenWidth is how many tokens a step combines.
+func (l *layer[S, F]) tokenWidth() int {
+	const least = 16
+	return max(least, (l.tokens+manySteps-1)/manySteps)
+}
+
+// combine sums rows [pairs, H] of each token into its row of out, in slot order, times
+// the routing weights if weighted, which also add down_bias.
+func (l *layer[S, F]) combine(w *worker[F], out *matrix[S], rows []F, weighted bool, first, last int) {
+	p := &l.plan
+	for token := first; token < last; token++ {
+		line := w.line
+		if same[S, F]() && out.direct && l.hidden > 0 {
+			line = unsafe.Slice((*F)(unsafe.Pointer(out.at(token, 0))), l.hidden)
+		}
+		sources, factors := w.sources[:0], w.factors[:0]
+		for _, row := range p.row[token*p.slots : (token+1)*p.slots] {
+			if row < 0 {
+				continue
+			}
+			factor := F(1)
+			if weighted {
+				factor = p.weight[row]
+			}
+			sources = append(sources, unsafe.SliceData(rows[int(row)*l.hidden:]))
+			factors = append(factors, factor)
+		}
+		weightedSum(line, sources, factors)
+		if weighted && l.downBias.present {
+			l.addDownBias(w, line, token)
+		}
+		if l.hidden > 0 && unsafe.SliceData(line) == unsafe.SliceData(w.line) {
+			write(out, token, 0, line)
+		}
+	}
+}
+
+func (l *layer[S, F]) addDownBias(w *worker[F], line []F, token int) {
+	bias := w.bias[:l.hidden]
+	for pair := token * l.plan.slots; pair < (token+1)*l.plan.slots; pair++ {
+		if row := l.plan.row[pair]; row >= 0 {
+			read(bias, &l.downBias, l.expertOf(int(row)), 0)
+			axpy(line, l.plan.weight[row], bias)
+		}
+	}
+}
+
+// expertOf finds the expert of a row.
+func (l *layer[S, F]) expertOf(row int) int {
+	low, high := 0, l.experts
+	for high-low > 1 {
+		if middle := (low + high) / 2; int(l.plan.offset[middle]) <= row {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return low
+}

@@ -1,0 +1,164 @@
+package experts
+
+import (
+	"math"
+
+	"github.com/genesis-moe/genesis-moe/core"
+)
+
+// problem is a layer in plain row-major float64 slices, with the shapes of genesis_moe.h.
+type problem struct {
+	options                      core.ExpertsOptions
+	t, k, h, e, i, z             int
+	index                        []int64
+	x, weights, gateUp, down, dy []float64
+	gateUpBias, downBias         []float64 // nil when absent
+	saved                        []float64 // z to use in backward; nil: that of forward
+	y, preActivation             []float64
+	dx, dWeights, dGateUp, dDown []float64
+	dGateUpBias, dDownBias       []float64
+	rows                         int
+	roundsTo                     func(float64) float64
+}
+
+// referenceActivation is h for one column with the derivatives by gate and up, from the
+// definitions and, for the derivatives, independent of the table under test where that
+// is possible: by a central difference.
+func referenceActivation(o *core.ExpertsOptions, gate, up float64) float64 {
+	if o.Activation == core.ClippedSwiGLU {
+		alpha, limit := float64(o.Alpha), float64(o.Limit)
+		g, u := math.Min(gate, limit), math.Max(-limit, math.Min(up, limit))
+		return (u + 1) * g / (1 + math.Exp(-alpha*g))
+	}
+	var v float64
+	switch o.Activation {
+	case core.SiLU:
+		v = gate / (1 + math.Exp(-gate))
+	case core.GELU:
+		v = gate * 0.5 * (1 + math.Erf(gate/math.Sqrt2))
+	case core.GELUTanh:
+		v = 0.5 * gate * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(gate+0.044715*math.Pow(gate, 3))))
+	case core.ReLU:
+		v = math.Max(gate, 0)
+	case core.ReLUSquared:
+		v = math.Pow(math.Max(gate, 0), 2)
+	case core.QuickGELU:
+		v = gate / (1 + math.Exp(-1.702*gate))
+	case core.Sigmoid:
+		v = 1 / (1 + math.Exp(-gate))
+	case core.Tanh:
+		v = math.Tanh(gate)
+	case core.Identity:
+		v = gate
+	}
+	if o.Gated {
+		v *= up
+	}
+	return v
+}
+
+// referenceSlope is the derivative of a function at x by a fourth-order difference.
+func referenceSlope(f func(float64) float64, x float64) float64 {
+	const d = 1e-4
+	return (8*(f(x+d)-f(x-d)) - (f(x+2*d) - f(x-2*d))) / (12 * d)
+}
+
+// columns are those of gate and up in z for column i of h.
+func (p *problem) columns(i int) (gate, up int) {
+	switch {
+	case !p.options.Gated:
+		return i, i
+	case p.options.Interleaved:
+		return 2 * i, 2*i + 1
+	default:
+		return i, p.i + i
+	}
+}
+
+// reference computes everything with one loop over the rows, expert by expert.
+func (p *problem) reference() {
+	o := &p.options
+	p.y, p.dx = make([]float64, p.t*p.h), make([]float64, p.t*p.h)
+	p.preActivation = make([]float64, p.t*p.k*p.z)
+	p.dWeights = make([]float64, p.t*p.k)
+	p.dGateUp, p.dDown = make([]float64, len(p.gateUp)), make([]float64, len(p.down))
+	p.dGateUpBias, p.dDownBias = make([]float64, p.e*p.z), make([]float64, p.e*p.h)
+	p.rows = 0
+	for e := range p.e {
+		gateUp, down := p.gateUp[e*p.z*p.h:], p.down[e*p.h*p.i:]
+		for pair, expert := range p.index {
+			if expert != int64(e) {
+				continue
+			}
+			token, w := pair/p.k, p.weights[pair]
+			z := p.preActivation[p.rows*p.z : (p.rows+1)*p.z]
+			for j := range z {
+				for c := range p.h {
+					z[j] += gateUp[j*p.h+c] * p.x[token*p.h+c]
+				}
+				if p.gateUpBias != nil {
+					z[j] += p.gateUpBias[e*p.z+j]
+				}
+			}
+			h := make([]float64, p.i)
+			for i := range h {
+				gate, up := p.columns(i)
+				h[i] = referenceActivation(o, z[gate], z[up])
+			}
+			for c := range p.h {
+				y := 0.0
+				if p.downBias != nil {
+					y = p.downBias[e*p.h+c]
+				}
+				for i := range h {
+					y += down[c*p.i+i] * h[i]
+				}
+				p.y[token*p.h+c] += w * y
+			}
+			p.referenceBackward(e, pair)
+			p.rows++
+		}
+	}
+}
+
+// referenceBackward adds the gradients of one row.
+func (p *problem) referenceBackward(e, pair int) {
+	o := &p.options
+	token, w := pair/p.k, p.weights[pair]
+	dy := p.dy[token*p.h : (token+1)*p.h]
+	z := make([]float64, p.z)
+	for j := range z {
+		z[j] = p.preActivation[p.rows*p.z+j]
+		if p.roundsTo != nil {
+			z[j] = p.roundsTo(z[j])
+		}
+	}
+	dz := make([]float64, p.z)
+	down, gateUp := p.down[e*p.h*p.i:], p.gateUp[e*p.z*p.h:]
+	for i := range p.i {
+		gate, up := p.columns(i)
+		h, dh := referenceActivation(o, z[gate], z[up]), 0.0
+		for c := range p.h {
+			dh += down[c*p.i+i] * dy[c]
+			p.dDown[(e*p.h+c)*p.i+i] += w * h * dy[c]
+		}
+		p.dWeights[pair] += h * dh
+		if o.Gated {
+			dz[up] = w * dh * referenceSlope(func(u float64) float64 { return referenceActivation(o, z[gate], u) }, z[up])
+		}
+		dz[gate] = w * dh * referenceSlope(func(g float64) float64 { return referenceActivation(o, g, z[up]) }, z[gate])
+	}
+	for c := range p.h {
+		if p.downBias != nil {
+			p.dWeights[pair] += p.downBias[e*p.h+c] * dy[c]
+		}
+		p.dDownBias[e*p.h+c] += w * dy[c]
+	}
+	for j := range dz {
+		p.dGateUpBias[e*p.z+j] += dz[j]
+		for c := range p.h {
+			p.dx[token*p.h+c] += dz[j] * gateUp[j*p.h+c]
+			p.dGateUp[(e*p.z+j)*p.h+c] += dz[j] * p.x[token*p.h+c]
+		}
+	}
+}
