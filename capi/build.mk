@@ -1,37 +1,44 @@
-# Builds build/libgenesis_moe.so and puts a BLAS beside it. The Makefile includes this
-# file and defines
+# Builds the library and puts a BLAS beside it. The Makefile includes this file; it
+# also works alone, from the top folder: make -f capi/build.mk. Variables:
 #   LIBRARY       the library to build
 #   GO            the go command
 #   CUDA_HEADERS  a folder with cuda.h of CUDA 12.x; without it the library has no
 #                 CUDA driver access, and its doctor says so
 #   BLAS_DIR      the folder of a BLAS and what it needs, which is copied; optional
+#   EXTRA_TAGS    more build tags, for tests
 
-BUILD_DIR := $(dir $(LIBRARY))
+LIBRARY      ?= build/libgenesis_moe.so
+GO           ?= go
+CUDA_HEADERS ?= $(CURDIR)/.tools/cuda/nvidia/cuda_runtime/include
+BLAS_DIR     ?= $(wildcard .venv/lib/python3*/site-packages/scipy_openblas32/lib)
+
+BUILD_DIR    := $(patsubst %/,%,$(dir $(LIBRARY)))
+HAS_CUDA      = $(wildcard $(CUDA_HEADERS)/cuda.h)
+LIBRARY_TAGS  = $(if $(HAS_CUDA),gmoe_cuda) $(EXTRA_TAGS)
+
+# gorgonia.org/cu links with -lcuda. An empty linker script answers for it on machines
+# without a driver; the functions themselves are those of cuda/internal/delayload, so
+# the library does not depend on libcuda.
+LINK_DIR := $(abspath $(BUILD_DIR)/link)
 
 # Go's build cache does not watch headers outside a package's folder; naming their
 # checksum in the flags makes it see a change.
 HEADERS_SUM := $(shell cat include/*.h | cksum | cut -d' ' -f1)
 
-# gorgonia.org/cu links with -lcuda. The file below, an empty linker script, answers
-# for it on machines without a driver; the functions themselves are those of
-# cuda/internal/delayload, so the library does not depend on libcuda.
-LINK_DIR := $(CURDIR)/$(BUILD_DIR)link
-
-HAS_CUDA = $(wildcard $(CUDA_HEADERS)/cuda.h)
-LIBRARY_TAGS = $(if $(HAS_CUDA),gmoe_cuda)
-
 export CGO_ENABLED := 1
-export CGO_CFLAGS = -O2 -g -Wno-deprecated-declarations -DGMOE_HEADERS_SUM=$(HEADERS_SUM) $(if $(HAS_CUDA),-I$(CUDA_HEADERS))
-export CGO_LDFLAGS = -O2 -g -L$(LINK_DIR)
+export CGO_CFLAGS   = -O2 -g -Wno-deprecated-declarations -DGMOE_HEADERS_SUM=$(HEADERS_SUM) $(if $(HAS_CUDA),-I$(CUDA_HEADERS))
+export CGO_LDFLAGS  = -O2 -g -L$(LINK_DIR)
 
-LIBRARY_SOURCES := $(shell find capi core router experts cuda include -name '*.go' ! -name '*_test.go' \
-                     -o -name '*.[chsS]' -o -name '*.map') go.mod go.sum capi/build.mk
+LIBRARY_SOURCES := $(shell find capi core router experts cuda include -name testdata -prune -o \
+                     \( -name '*.go' ! -name '*_test.go' -o -name '*.[chsS]' -o -name '*.map' \) -print) \
+                   go.mod go.sum capi/build.mk
 LIBRARY_LDFLAGS := -s -w -extldflags "-Wl,-soname,libgenesis_moe.so.0 \
                      -Wl,--version-script=$(CURDIR)/capi/exports.map -Wl,-z,now -Wl,--as-needed"
 
+# The new file replaces the old one in one step: a process may be running the old one.
 $(LIBRARY): $(LIBRARY_SOURCES) | $(LINK_DIR)/libcuda.so
-	$(GO) build -trimpath -buildmode=c-shared -tags '$(LIBRARY_TAGS)' -ldflags '$(LIBRARY_LDFLAGS)' -o $@ ./capi
-	@rm -f $(@:.so=.h)
+	$(GO) build -trimpath -buildmode=c-shared -tags '$(LIBRARY_TAGS)' -ldflags '$(LIBRARY_LDFLAGS)' -o $@.new ./capi
+	@mv $@.new $@ && rm -f $@.h
 	@$(if $(BLAS_DIR),cp $(BLAS_DIR)/*.so* $(BUILD_DIR))
 
 $(LINK_DIR)/libcuda.so:

@@ -13,7 +13,7 @@ package delayload
 import "C"
 
 import (
-	"fmt"
+	"errors"
 	"runtime"
 	"sync"
 	"unsafe"
@@ -45,7 +45,7 @@ func (l *Library) Open() error {
 	runtime.LockOSThread() // The loader's text belongs to the thread.
 	defer runtime.UnlockOSThread()
 	if text := C.gmoe_delay_open(l.c); text != nil {
-		return fmt.Errorf("%s: %s", C.GoString(l.c.file), C.GoString(text))
+		return errors.New(C.GoString(text)) // It names the file.
 	}
 	l.path = C.GoString(C.gmoe_delay_path(l.c))
 	return nil
