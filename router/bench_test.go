@@ -27,9 +27,9 @@ func benchmarkModes() map[string]recipe {
 	add("hamiltonian-budgeted", func(r *recipe) { r.width, r.options.Budgeted, r.gap = 64, true, 0.1 })
 	add("hamiltonian-batch", func(r *recipe) { r.width, r.options.Solver = 64, core.Batch })
 	add("mixtral", func(r *recipe) { r.options.Mode, r.temperature = core.Mixtral, 0 })
-	add("olmoe", func(r *recipe) { r.options.Mode, r.options.NormalizeTopK = core.Mixtral, false })
+	add("olmoe", func(r *recipe) { r.options.Mode, r.options.NormalizeTopK, r.temperature = core.Mixtral, false, 0 })
 	add("deepseek", func(r *recipe) {
-		r.options.Mode, r.options.NumGroups, r.options.TopKGroups = core.DeepSeek, 8, 4
+		r.options.Mode, r.options.NumGroups, r.options.TopKGroups, r.temperature = core.DeepSeek, 8, 4, 0
 	})
 	return modes
 }
