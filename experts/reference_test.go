@@ -21,14 +21,23 @@ type problem struct {
 	roundsTo                     func(float64) float64
 }
 
-// referenceActivation is h for one column with the derivatives by gate and up, from the
-// definitions and, for the derivatives, independent of the table under test where that
-// is possible: by a central difference.
+// referenceActivation is one element of h.
 func referenceActivation(o *core.ExpertsOptions, gate, up float64) float64 {
+	return referenceBranch(o, gate, up, gate, up)
+}
+
+// referenceBranch is the activation continued smoothly from a point: of functions with
+// a kink, the branch that the point is on, so that differences do not straddle it.
+func referenceBranch(o *core.ExpertsOptions, gate, up, atGate, atUp float64) float64 {
 	if o.Activation == core.ClippedSwiGLU {
 		alpha, limit := float64(o.Alpha), float64(o.Limit)
-		g, u := math.Min(gate, limit), math.Max(-limit, math.Min(up, limit))
-		return (u + 1) * g / (1 + math.Exp(-alpha*g))
+		if atGate > limit {
+			gate = limit
+		}
+		if math.Abs(atUp) > limit {
+			up = math.Copysign(limit, atUp)
+		}
+		return (up + 1) * gate / (1 + math.Exp(-alpha*gate))
 	}
 	var v float64
 	switch o.Activation {
@@ -38,10 +47,13 @@ func referenceActivation(o *core.ExpertsOptions, gate, up float64) float64 {
 		v = gate * 0.5 * (1 + math.Erf(gate/math.Sqrt2))
 	case core.GELUTanh:
 		v = 0.5 * gate * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(gate+0.044715*math.Pow(gate, 3))))
-	case core.ReLU:
-		v = math.Max(gate, 0)
-	case core.ReLUSquared:
-		v = math.Pow(math.Max(gate, 0), 2)
+	case core.ReLU, core.ReLUSquared:
+		if atGate > 0 {
+			v = gate
+		}
+		if o.Activation == core.ReLUSquared {
+			v *= v
+		}
 	case core.QuickGELU:
 		v = gate / (1 + math.Exp(-1.702*gate))
 	case core.Sigmoid:
@@ -57,10 +69,18 @@ func referenceActivation(o *core.ExpertsOptions, gate, up float64) float64 {
 	return v
 }
 
-// referenceSlope is the derivative of a function at x by a fourth-order difference.
-func referenceSlope(f func(float64) float64, x float64) float64 {
-	const d = 1e-4
-	return (8*(f(x+d)-f(x-d)) - (f(x+2*d) - f(x-2*d))) / (12 * d)
+// referenceSlopes are the derivatives by gate and up, from fourth-order differences:
+// independent of the derivatives under test.
+func referenceSlopes(o *core.ExpertsOptions, gate, up float64) (byGate, byUp float64) {
+	slope := func(f func(d float64) float64) float64 {
+		const d = 1e-4
+		return (8*(f(d)-f(-d)) - (f(2*d) - f(-2*d))) / (12 * d)
+	}
+	byGate = slope(func(d float64) float64 { return referenceBranch(o, gate+d, up, gate, up) })
+	if o.Gated {
+		byUp = slope(func(d float64) float64 { return referenceBranch(o, gate, up+d, gate, up) })
+	}
+	return byGate, byUp
 }
 
 // columns are those of gate and up in z for column i of h.
@@ -143,10 +163,9 @@ func (p *problem) referenceBackward(e, pair int) {
 			p.dDown[(e*p.h+c)*p.i+i] += w * h * dy[c]
 		}
 		p.dWeights[pair] += h * dh
-		if o.Gated {
-			dz[up] = w * dh * referenceSlope(func(u float64) float64 { return referenceActivation(o, z[gate], u) }, z[up])
-		}
-		dz[gate] = w * dh * referenceSlope(func(g float64) float64 { return referenceActivation(o, g, z[up]) }, z[gate])
+		byGate, byUp := referenceSlopes(o, z[gate], z[up])
+		dz[up] = w * dh * byUp
+		dz[gate] = w * dh * byGate
 	}
 	for c := range p.h {
 		if p.downBias != nil {
