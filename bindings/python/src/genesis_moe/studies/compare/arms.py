@@ -1,0 +1,105 @@
+"""The arms: what is compared with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+import genesis_moe as gm
+from genesis_moe.studies.compare.model import VOCABULARY, DenseMLP, Shape
+from genesis_moe.studies.compare.routers import HashRouter, LoweredRouter, TopPRouter
+
+TOP_K = 2
+BASELINE = "mixtral-top-2"
+AUXILIARY_COEFFICIENT = 0.01
+BUDGETS = (2.0, 1.5, 1.25, 1.1, 1.0)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to build the feed-forward part, and what training it needs.
+
+    kind: a router of gm.MoE ("mixtral", "deepseek", "hamiltonian"), a control ("lowered",
+    "top-p", "hash"), or "dense". experts_per_token: at the end of the run.
+    """
+
+    name: str
+    label: str
+    kind: str
+    experts_per_token: float
+    top_k: int = TOP_K
+    auxiliary: float = 0.0
+    learning_rate: float = 4e-3
+    width: float = 1.0  # of an expert, relative to the shape's
+    shared_experts: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # of gm.MoE's router
+
+    def build(self, shape: Shape, seed: int) -> Callable[[], nn.Module]:
+        """The maker of one feed-forward part."""
+        return lambda: _build(self, shape, seed)
+
+
+def _build(arm: Arm, shape: Shape, seed: int) -> nn.Module:
+    hidden, experts = shape.hidden_size, shape.experts
+    if arm.kind == "dense":
+        return DenseMLP(hidden, TOP_K * shape.intermediate_size)
+    width = round(arm.width * shape.intermediate_size)
+    router = arm.kind if arm.kind in ("deepseek", "hamiltonian") else "mixtral"
+    layer = gm.MoE(
+        hidden, width, experts, arm.top_k, router=router,
+        shared_experts=arm.shared_experts, **arm.options,
+    )  # fmt: skip
+    if arm.kind == "hash":
+        layer.router = HashRouter(experts, arm.top_k, VOCABULARY, seed)
+    elif arm.kind == "lowered":
+        layer.router = LoweredRouter(hidden, experts, arm.top_k, end=arm.experts_per_token)
+    elif arm.kind == "top-p":
+        layer.router = TopPRouter(hidden, experts, arm.top_k, end=arm.experts_per_token)
+    return layer
+
+
+def _budgeted(budget: float) -> Arm:
+    return Arm(
+        f"hamiltonian-{budget:.2f}",
+        f"Hamiltonian, budget {budget:g}",
+        "hamiltonian",
+        budget,
+        options={"budget": budget},
+    )
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("dense", "dense SwiGLU", "dense", TOP_K),
+        Arm("mixtral-top-2", "Mixtral top-2", "mixtral", 2.0, auxiliary=AUXILIARY_COEFFICIENT),
+        Arm(
+            "mixtral-top-1", "Mixtral top-1", "mixtral", 1.0, top_k=1,
+            auxiliary=AUXILIARY_COEFFICIENT, options={"normalize_top_k": False},
+        ),
+        Arm(
+            "mixtral-lowered", "Mixtral, lowered 2 to 1", "lowered", 1.0,
+            auxiliary=AUXILIARY_COEFFICIENT,
+        ),
+        Arm(
+            "mixtral-top-p", "Mixtral top-p, mean 1.25", "top-p", 1.25,
+            auxiliary=AUXILIARY_COEFFICIENT,
+        ),
+        Arm(
+            "deepseek", "DeepSeek, 1 shared + top-2", "deepseek", 2.0, width=2 / 3,
+            shared_experts=1,
+        ),
+        Arm("hash", "hash of the byte, top-2", "hash", 2.0),
+        Arm("hamiltonian-top-2", "Hamiltonian, fixed top-2", "hamiltonian", 2.0),
+        *(_budgeted(budget) for budget in BUDGETS),
+    )
+}  # fmt: skip
+
+NOT_RUN = {"hamiltonian-mitosis": "splitting experts is not in the library yet"}
+
+
+def with_learning_rate(arm: Arm, learning_rate: float) -> Arm:
+    return replace(arm, learning_rate=learning_rate)

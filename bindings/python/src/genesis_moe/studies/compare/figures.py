@@ -1,0 +1,303 @@
+"""The study's pictures, drawn from its record alone.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; the marker differs too.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from genesis_moe.studies.compare.summary import Row, rows
+
+# Colour, marker, line style by arm; the many other arms are drawn in grey.
+LEAD = {
+    "mixtral-top-2": ("#000000", "s", "-"),
+    "mixtral-top-1": ("#000000", "s", ":"),
+    "deepseek": ("#0072B2", "D", "-"),
+    "hamiltonian-top-2": ("#E69F00", "o", "-"),
+    "hamiltonian-1.25": ("#D55E00", "o", "-"),
+    "hamiltonian-1.00": ("#CC79A7", "o", "-"),
+    "dense": ("#009E73", "^", "-"),
+}
+GREY = "#9a9a9a"
+FAMILIES = {
+    "hamiltonian": ("#D55E00", "o"),
+    "mixtral": ("#000000", "s"),
+    "deepseek": ("#0072B2", "D"),
+    "dense": ("#009E73", "^"),
+    "hash": ("#56B4E9", "v"),
+}
+
+
+def draw(record: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes loss.png, expert_flops.png, bars.png and pareto.png; returns their paths.
+
+    A figure for which the record holds nothing is left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    style = {
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e6e6",
+        "axes.axisbelow": True,
+        "font.size": 11,
+        "savefig.dpi": 150,
+    }
+    paths = []
+    with plt.rc_context(style):
+        for name, make in (
+            ("loss", _loss),
+            ("expert_flops", _expert_flops),
+            ("bars", _bars),
+            ("pareto", _pareto),
+        ):
+            figure = make(record)
+            if figure is None:
+                continue
+            if record["partial"]:
+                figure.text(0.99, 0.005, "partial: runs are missing", ha="right", color="#b00020", fontsize=9)
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], bbox_inches="tight", metadata={"Software": None})
+            plt.close(figure)
+    return paths
+
+
+def _by_arm(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {arm["name"]: [] for arm in record["arms"]}
+    for run in record["runs"]:
+        found[run["arm"]].append(run)
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def _style(name: str, arms: int) -> dict[str, Any]:
+    """The line of an arm; with few arms none is grey."""
+    if name in LEAD:
+        color, _, line = LEAD[name]
+        return {"color": color, "linestyle": line, "linewidth": 1.8, "zorder": 3}
+    return {"color": GREY, "linewidth": 1.0 if arms > 6 else 1.8, "zorder": 2}
+
+
+def _lines(record: dict[str, Any], axes: Axes, values: Any, *, band: bool) -> None:
+    """Draws, for each arm, the mean over its seeds of values(run) -> (x, y); band: their range."""
+    labels = {arm["name"]: arm["label"] for arm in record["arms"]}
+    groups = _by_arm(record)
+    others = False
+    for name, runs in groups.items():
+        curves = [values(run) for run in runs]
+        length = min(len(x) for x, _ in curves)
+        if length == 0:
+            continue
+        x = np.array(curves[0][0][:length])
+        y = np.array([curve[:length] for _, curve in curves])
+        style = _style(name, len(groups))
+        label = labels[name]
+        if name not in LEAD:
+            label = None if others else "other arms"
+            others = True
+        axes.plot(x, y.mean(axis=0), label=label, **style)
+        if band and name in LEAD and len(runs) > 1:
+            axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=style["color"], alpha=0.12, linewidth=0)
+
+
+def _loss(record: dict[str, Any]) -> Figure | None:
+    if not any(run["curves"]["held_out"] for run in record["runs"]):
+        return None
+    tokens = _tokens_per_step(record) / 1e6
+    figure, axes = plt.subplots(figsize=(8, 5))
+
+    def values(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+        points = run["curves"]["held_out"]
+        return [step * tokens for step, _ in points], [loss for _, loss in points]
+
+    _lines(record, axes, values, band=True)
+    axes.set_xlabel("bytes of training, millions")
+    axes.set_ylabel("held-out loss, nats per byte")
+    axes.set_title("Held-out loss" + _seeds_note(record), loc="left")
+    # The first points are so high that they would flatten the rest.
+    ends = [run["curves"]["held_out"] for run in record["runs"] if run["curves"]["held_out"]]
+    high = statistics.median(points[min(1, len(points) - 1)][1] for points in ends)
+    low = min(points[-1][1] for points in ends)
+    if high > low:
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _expert_flops(record: dict[str, Any]) -> Figure | None:
+    """Cumulative joules where all runs were metered, else cumulative expert FLOPs."""
+    if not record["runs"]:
+        return None
+    tokens = _tokens_per_step(record) / 1e6
+    figure, axes = plt.subplots(figsize=(8, 5))
+
+    def values(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+        flops = run["curves"]["expert_flops_per_step"]
+        every = run["curve_every"]
+        steps = [min((point + 1) * every, run["steps"]) for point in range(len(flops))]
+        widths = np.diff([0, *steps])
+        return [step * tokens for step in steps], list(np.cumsum(widths * flops) / 1e12)
+
+    _lines(record, axes, values, band=False)
+    axes.set_xlabel("bytes of training, millions")
+    axes.set_ylabel("expert TFLOP so far, forward and backward")
+    axes.set_title("Work of the experts (energy: no meter, not measured)", loc="left")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _bars(record: dict[str, Any]) -> Figure | None:
+    table = rows(record)
+    if not table:
+        return None
+    table = table[::-1]  # barh draws upwards
+    metered = all(row.joules is not None for row in table)
+    figure, panels = plt.subplots(1, 3, figsize=(13, 1.4 + 0.42 * len(table)), sharey=True)
+    losses = [row.loss for row in table]
+    work = [(row.joules or 0.0) if metered else row.flops / 1e12 for row in table]
+    seconds = [_expert_milliseconds(record, row.name) for row in table]
+    for axes, values, title, form in zip(
+        panels,
+        (losses, work, seconds),
+        (
+            "held-out loss, nats per byte",
+            "energy, J" if metered else "expert TFLOP over the run\n(energy: not measured)",
+            "expert part of a step, ms",
+        ),
+        ("{:.3f}", "{:.2f}", "{:.1f}"),
+        strict=True,
+    ):
+        places = np.arange(len(table))
+        axes.barh(places, values, color=[_family(row.name)[0] for row in table], alpha=0.85, height=0.7)
+        axes.set_yticks(places, [row.label for row in table])
+        axes.set_title(title, fontsize=11, loc="left")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        for place, value in zip(places, values, strict=True):
+            axes.text(value, place, " " + form.format(value), va="center", fontsize=9)
+    # Bars of losses start where differences can be seen; the axis says so.
+    low, high = min(losses), max(losses)
+    margin = max(high - low, 0.01)
+    panels[0].set_xlim(low - margin, high + 0.45 * margin)
+    panels[0].set_xlabel("axis does not start at 0", fontsize=9, color="#555555")
+    for axes, values in zip(panels[1:], (work, seconds), strict=True):
+        axes.set_xlim(0, 1.2 * max(values))
+    figure.tight_layout()
+    return figure
+
+
+def _pareto(record: dict[str, Any]) -> Figure | None:
+    table = [row for row in rows(record) if row.relative_flops is not None]
+    if not table:
+        return None
+    figure, axes = plt.subplots(figsize=(9, 6))
+    chain = [row for row in table if _is_budgeted(row.name)]
+    axes.plot(
+        [row.relative_flops for row in chain], [row.loss for row in chain],
+        color="#D55E00", linewidth=1, alpha=0.6, zorder=2,
+    )  # fmt: skip
+    points = []
+    for row in table:
+        color, marker = _family(row.name)
+        axes.scatter(row.relative_flops, row.loss, color=color, marker=marker, s=60, zorder=3)
+        spread = _spread(record, row)
+        if spread:
+            axes.plot([row.relative_flops] * 2, spread, color=color, linewidth=1, alpha=0.5, zorder=2)
+        points.append((row.relative_flops or 0.0, row.loss, row.label, color))
+    axes.margins(x=0.12, y=0.12)
+    axes.set_xlabel(f"expert FLOPs over the run, relative to {record['baseline']}")
+    axes.set_ylabel("held-out loss, nats per byte")
+    axes.set_title("Loss against work: lower left is better", loc="left")
+    _place_labels(figure, axes, points)
+    return figure
+
+
+def _place_labels(figure: Figure, axes: Axes, points: list[tuple[float, float, str, str]]) -> None:
+    """Labels beside their points, each moved to the first place that overlaps nothing."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    taken = []
+    for x, y, _, _ in points:
+        px, py = axes.transData.transform((x, y))
+        taken.append((px - 7, py - 7, px + 7, py + 7))
+    frame = axes.get_window_extent(renderer)
+    for x, y, label, color in sorted(points, key=lambda point: (point[0], point[1])):
+        best = None
+        for distance in (9, 16, 26, 38, 52):
+            for dx, dy, ha, va in (
+                (1, 0, "left", "center"), (-1, 0, "right", "center"),
+                (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
+                (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
+                (0, 1, "center", "bottom"), (0, -1, "center", "top"),
+            ):  # fmt: skip
+                text = axes.annotate(
+                    label, (x, y), (dx * distance, dy * distance), textcoords="offset points",
+                    ha=ha, va=va, fontsize=9, color=color,
+                    arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.4, "linewidth": 0.7}
+                    if distance > 9 else None,
+                )  # fmt: skip
+                box = text.get_window_extent(renderer)
+                edges = (box.x0, box.y0, box.x1, box.y1)
+                inside = (
+                    edges[0] >= frame.x0
+                    and edges[2] <= frame.x1
+                    and edges[1] >= frame.y0
+                    and edges[3] <= frame.y1
+                )
+                if inside and not any(_overlap(edges, other) for other in taken):
+                    best = text
+                    taken.append(edges)
+                    break
+                text.remove()
+            if best is not None:
+                break
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _spread(record: dict[str, Any], row: Row) -> list[float] | None:
+    losses = [run["held_out"]["loss"] for run in record["runs"] if run["arm"] == row.name and run["done"]]
+    return [min(losses), max(losses)] if len(losses) > 1 else None
+
+
+def _expert_milliseconds(record: dict[str, Any], name: str) -> float:
+    if record.get("timing") and name in record["timing"]["arms"]:
+        return 1e3 * float(record["timing"]["arms"][name]["expert_seconds"])
+    return 1e3 * statistics.median(
+        run["seconds_at_end"]["experts"] for run in record["runs"] if run["arm"] == name and run["done"]
+    )
+
+
+def _family(name: str) -> tuple[str, str]:
+    return next((style for family, style in FAMILIES.items() if name.startswith(family)), (GREY, "o"))
+
+
+def _is_budgeted(name: str) -> bool:
+    return name.startswith("hamiltonian-") and name.removeprefix("hamiltonian-").replace(".", "").isdigit()
+
+
+def _tokens_per_step(record: dict[str, Any]) -> int:
+    settings = record["settings"]
+    return int(settings["batch"] * settings["shape"]["sequence"])
+
+
+def _seeds_note(record: dict[str, Any]) -> str:
+    seeds = len(record["seeds"])
+    return f" (mean of {seeds} seeds; band: their range)" if seeds > 1 else ""

@@ -1,0 +1,233 @@
+"""The plan of arms and seeds, carried out here or in side-by-side processes.
+
+Runs are independent folders, so a study can be stopped at any time, even by kill -9, and
+continued: what is done is skipped and what had begun goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import torch
+
+from genesis_moe.studies.compare.arms import ARMS, BASELINE, NOT_RUN, Arm
+from genesis_moe.studies.compare.corpus import Corpus, build
+from genesis_moe.studies.compare.training import Run, Settings, TrainingInterruptedError
+from genesis_moe.studies.progress import Progress
+from genesis_moe.studies.record import environment, read_json, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and where."""
+
+    tier: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+    out: Path
+    threads: int = 1  # of each process
+    jobs: int = 1  # processes side by side
+
+    @property
+    def pieces(self) -> list[tuple[Arm, int]]:
+        """Seeds outside, arms inside: a study that is cut short has compared all arms."""
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def folder(self, arm: Arm, seed: int) -> Path:
+        return self.out / "runs" / f"{arm.name}-seed-{seed}"
+
+    def done(self) -> int:
+        """How many of the runs have their result."""
+        return sum((self.folder(*piece) / "result.json").exists() for piece in self.pieces)
+
+    @property
+    def corpus_path(self) -> Path:
+        return self.out / "corpus.npz"
+
+
+def carry_out(plan: Plan, *, show_progress: bool = True) -> dict[str, Any]:
+    """Runs what is not done yet and writes compare.json, also when interrupted by Ctrl-C.
+
+    Returns the record; record["partial"] says whether runs are missing.
+    """
+    corpus = prepare_corpus(plan)
+    with (
+        Progress(f"compare {plan.tier}", len(plan.pieces), enabled=show_progress) as progress,
+        stopped_by_ctrl_c() as stop,
+    ):
+        execute = _here if plan.jobs == 1 else _side_by_side
+        execute(plan, stop, progress)
+    record = collect(plan, corpus)
+    write_json(plan.out / "compare.json", record)
+    return record
+
+
+def prepare_corpus(plan: Plan) -> Corpus:
+    """The corpus of this study: built once, then the same bytes for every continuation."""
+    if not plan.corpus_path.exists():
+        build().save(plan.corpus_path)
+    return Corpus.load(plan.corpus_path)
+
+
+def collect(plan: Plan, corpus: Corpus) -> dict[str, Any]:
+    """The record of a study from the results in its folder."""
+    runs, missing = [], []
+    for arm, seed in plan.pieces:
+        folder = plan.folder(arm, seed)
+        found = [folder / name for name in ("result.json", "partial.json")]
+        stored = next((path for path in found if path.exists()), None)
+        if stored is not None:
+            runs.append(read_json(stored))
+        if stored is None or not runs[-1]["done"]:
+            missing.append({"arm": arm.name, "seed": seed})
+    path = plan.out / "compare.json"
+    timing = read_json(path).get("timing") if path.exists() else None
+    chosen = {arm.name for arm in plan.arms}
+    return {
+        "study": "compare",
+        "schema": SCHEMA,
+        "tier": plan.tier,
+        "partial": bool(missing),
+        "environment": environment(),
+        "threads": plan.threads,
+        "jobs": plan.jobs,
+        "settings": asdict(plan.settings),
+        "corpus": corpus.describe(),
+        "baseline": BASELINE,
+        "arms": [asdict(arm) for arm in plan.arms],
+        "seeds": list(plan.seeds),
+        "missing": missing,
+        "not_run": {
+            **NOT_RUN,
+            **{name: "not asked for" for name in ARMS if name not in chosen},
+        },
+        "timing": timing,
+        "runs": runs,
+    }
+
+
+@contextmanager
+def stopped_by_ctrl_c() -> Iterator[Callable[[], bool]]:
+    """A question whether Ctrl-C was pressed. The first one ends the work in order; a second
+    one raises KeyboardInterrupt at once."""
+    pressed = False
+
+    def press(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _here(plan: Plan, stop: Callable[[], bool], progress: Progress) -> None:
+    torch.set_num_threads(plan.threads)  # of the library too: it follows torch
+    for arm, seed in plan.pieces:
+        name = f"{arm.name} seed {seed}"
+
+        def show(step: int, loss: float, name: str = name) -> None:
+            progress.advance(name, step, plan.settings.steps, f"loss {loss:.3f}")
+
+        try:
+            _run(plan, arm, seed, stop, show)
+        except TrainingInterruptedError:
+            return
+        progress.finish(name)
+
+
+def _run(
+    plan: Plan,
+    arm: Arm,
+    seed: int,
+    stop: Callable[[], bool],
+    show: Callable[[int, float], None],
+) -> None:
+    corpus = _stored_corpus(plan.corpus_path)
+    Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed)).train(stop, show)
+
+
+@lru_cache(maxsize=1)
+def _stored_corpus(path: Path) -> Corpus:
+    return Corpus.load(path)
+
+
+# ------------------------------------------------------------ side by side
+
+
+def _side_by_side(plan: Plan, stop: Callable[[], bool], progress: Progress) -> None:
+    # spawn, not fork: the Go runtime of the library does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    stopped, messages = context.Event(), context.Queue()
+    with ProcessPoolExecutor(
+        plan.jobs, context, _begin_worker, (plan, os.getpid(), stopped, messages)
+    ) as pool:
+        waiting: set[Future[None]] = {pool.submit(_work, arm.name, arm, seed) for arm, seed in plan.pieces}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                _show(messages, progress)
+                if stop() and not stopped.is_set():
+                    stopped.set()
+                    waiting = {future for future in waiting if not future.cancel()}
+                for future in done:
+                    if not isinstance(error := future.exception(), TrainingInterruptedError | None):
+                        raise error
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _show(messages: Any, progress: Progress) -> None:
+    try:
+        while True:
+            name, step, steps, note = messages.get_nowait()
+            if steps:
+                progress.advance(name, step, steps, note)
+            else:
+                progress.finish(name)
+    except Empty:
+        pass
+
+
+_worker: dict[str, Any] = {}  # of a worker process, set when it begins
+
+
+def _begin_worker(plan: Plan, parent: int, stopped: Any, messages: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    torch.set_num_threads(plan.threads)
+    _worker.update(plan=plan, parent=parent, stopped=stopped, messages=messages)
+
+
+def _work(name: str, arm: Arm, seed: int) -> None:
+    plan, messages = _worker["plan"], _worker["messages"]
+    name = f"{name} seed {seed}"
+
+    def show(step: int, loss: float) -> None:
+        messages.put((name, step, plan.settings.steps, f"loss {loss:.3f}"))
+
+    def stop() -> bool:
+        if os.getppid() != _worker["parent"]:
+            os._exit(1)  # the parent was killed: nobody waits for this result
+        return bool(_worker["stopped"].is_set())
+
+    _run(plan, arm, seed, stop, show)
+    messages.put((name, 0, 0, ""))

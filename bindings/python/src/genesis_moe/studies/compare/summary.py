@@ -1,0 +1,212 @@
+"""The table of a study, from its record: arms against the baseline, seed by seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from genesis_moe.studies.statistics import Difference, paired
+
+MARGIN_NATS = 0.01  # of equivalence
+END_POINTS = 5  # points of a curve that count as the end of the run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm. Relative values are means over the seeds that the baseline has too."""
+
+    name: str
+    label: str
+    seeds: int
+    experts_per_token: float | None
+    loss: float
+    difference: Difference | None  # to the baseline, nats per byte; None for the baseline
+    flops: float  # expert FLOPs over the run
+    relative_flops: float | None
+    relative_flops_at_end: float | None
+    relative_seconds: float | None  # of the expert part of a step
+    max_violation: float | None
+    joules: float | None
+
+    @property
+    def verdict(self) -> str:
+        """What the paired difference of losses lets one say."""
+        if self.difference is None or self.difference.half_width is None:
+            return ""
+        if self.difference.mean - self.difference.half_width > 0:
+            return "worse"
+        if self.difference.mean + self.difference.half_width < 0:
+            return "better"
+        return "equal" if self.difference.equivalent else "undecided"
+
+
+def rows(record: dict[str, Any]) -> list[Row]:
+    """One row for each arm with at least one finished run, in the order of the arms."""
+    finished: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in record["runs"]:
+        if run["done"]:
+            finished.setdefault(run["arm"], {})[run["seed"]] = run
+    return [
+        _row(record, arm, finished[arm["name"]], finished.get(record["baseline"], {}))
+        for arm in record["arms"]
+        if arm["name"] in finished
+    ]
+
+
+def _row(
+    record: dict[str, Any],
+    arm: dict[str, Any],
+    runs: dict[int, dict[str, Any]],
+    baseline: dict[int, dict[str, Any]],
+) -> Row:
+    common = sorted(runs.keys() & baseline.keys())
+
+    def mean(value: Callable[[dict[str, Any]], Any]) -> float | None:
+        found = [value(run) for run in runs.values()]
+        return statistics.fmean(found) if None not in found else None
+
+    def relative(value: Callable[[dict[str, Any]], Any]) -> float | None:
+        pairs = [(value(runs[seed]), value(baseline[seed])) for seed in common]
+        if not pairs or None in {item for pair in pairs for item in pair}:
+            return None
+        return statistics.fmean(mine / theirs for mine, theirs in pairs)
+
+    difference = None
+    if common and arm["name"] != record["baseline"]:
+        losses = [[_loss(group[seed]) for seed in common] for group in (runs, baseline)]
+        difference = paired(*losses, margin=MARGIN_NATS)
+    loss, flops = mean(_loss), mean(lambda run: run["expert_flops"])
+    assert loss is not None
+    assert flops is not None
+    return Row(
+        name=arm["name"],
+        label=arm["label"],
+        seeds=len(runs),
+        experts_per_token=mean(lambda run: run["held_out"]["experts_per_token"]),
+        loss=loss,
+        difference=difference,
+        flops=flops,
+        relative_flops=relative(lambda run: run["expert_flops"]),
+        relative_flops_at_end=relative(flops_at_end),
+        relative_seconds=_timed(record, arm["name"], relative),
+        max_violation=mean(
+            lambda run: (
+                statistics.fmean(run["balance_at_end"]["max_violation_running"])
+                if "balance_at_end" in run
+                else None
+            )
+        ),
+        joules=mean(lambda run: run["energy"]["joules"]),
+    )
+
+
+def _loss(run: dict[str, Any]) -> float:
+    return float(run["held_out"]["loss"])
+
+
+def flops_at_end(run: dict[str, Any]) -> float:
+    """Expert FLOPs of a step, mean over the last points of the curve."""
+    return statistics.fmean(run["curves"]["expert_flops_per_step"][-END_POINTS:])
+
+
+def _timed(
+    record: dict[str, Any], arm: str, relative: Callable[[Callable[[dict[str, Any]], Any]], Any]
+) -> float | None:
+    """From `--timing-only` where it has been run, else from the end of each run, which is
+    rougher: those were not taken in turn."""
+    if timing := record.get("timing"):
+        found = timing["arms"].get(arm)
+        return float(found["relative_expert_seconds"]) if found else None
+    value: float | None = relative(lambda run: run["seconds_at_end"]["experts"])
+    return value
+
+
+HEADINGS = (
+    "arm",
+    "experts per token",
+    "held-out loss, nats/byte",
+    "difference (95 %)",
+    "",
+    "expert FLOPs, run",
+    "expert FLOPs, end",
+    "expert time",
+    "MaxVio",
+    "energy",
+)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    difference = ""
+    if row.difference is not None:
+        difference = f"{row.difference.mean:+.4f}"
+        if row.difference.half_width is not None:
+            difference += f" ± {row.difference.half_width:.4f}"
+    return (
+        row.label,
+        _number(row.experts_per_token, ".2f"),
+        f"{row.loss:.4f}",
+        difference,
+        row.verdict,
+        _number(row.relative_flops, ".2f", "x"),
+        _number(row.relative_flops_at_end, ".2f", "x"),
+        _number(row.relative_seconds, ".2f", "x"),
+        _number(row.max_violation, ".2f"),
+        "not measured" if row.joules is None else f"{row.joules:.0f} J",
+    )
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def text_table(record: dict[str, Any]) -> str:
+    """The table for a terminal."""
+    table = [HEADINGS, *(cells(row) for row in rows(record))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(_aligned(line, widths)).rstrip() for line in table]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *notes(record)])
+
+
+def _aligned(line: Iterable[str], widths: list[int]) -> Iterable[str]:
+    for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
+        yield cell.ljust(width) if place in (0, 4) else cell.rjust(width)
+
+
+def markdown_table(record: dict[str, Any]) -> str:
+    """The table for a README."""
+    lines = [
+        "| " + " | ".join(HEADINGS) + " |",
+        "|---|" + "--:|" * 3 + "---|" + "--:|" * (len(HEADINGS) - 5),
+        *("| " + " | ".join(cells(row)) + " |" for row in rows(record)),
+    ]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes(record))])
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a reader must know to read the table rightly."""
+    settings = record["settings"]
+    tokens = settings["steps"] * settings["batch"] * settings["shape"]["sequence"]
+    seeds = len(record["seeds"])
+    found = [
+        f"{tokens / 1e6:.2f} million bytes of training, {seeds} seed{'s' * (seeds > 1)}; differences are "
+        "paired by seed with their 95 % interval, and relative values are against "
+        f"{record['baseline']} (1.00x).",
+        f"Verdicts: worse or better when the interval excludes 0; equal when two one-sided tests "
+        f"bound the difference by {MARGIN_NATS} nats; else undecided.",
+        "Energy: no meter, so no joules are stated; they are never inferred from time.",
+    ]
+    if any(run["energy"]["joules"] is not None for run in record["runs"]):
+        del found[2]
+    if not record.get("timing"):
+        found.append(
+            "Expert time: median at the end of each run, beside other work; --timing-only takes it in turn."
+        )
+    if record["missing"]:
+        lacking = ", ".join(f"{run['arm']} seed {run['seed']}" for run in record["missing"])
+        found.append(f"PARTIAL: not finished: {lacking}.")
+    if record["not_run"]:
+        lacking = "; ".join(f"{name} ({why})" for name, why in record["not_run"].items())
+        found.append(f"Not run: {lacking}.")
+    return found
