@@ -82,7 +82,7 @@ type Device struct {
 }
 
 func (d Device) String() string {
-	if d.Type == CPU {
+	if d == (Device{Type: CPU}) {
 		return "cpu"
 	}
 	return fmt.Sprintf("%s:%d", d.Type, d.ID)

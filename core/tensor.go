@@ -49,6 +49,9 @@ func DTypeOf[E Element]() DType {
 func FromSlice[E Element](data []E, shape ...int64) *Tensor {
 	n := int64(1)
 	for _, s := range shape {
+		if s < 0 {
+			panic(Invalidf("shape", "%v, want no negative size", shape))
+		}
 		n *= s
 	}
 	if n != int64(len(data)) {
@@ -88,6 +91,9 @@ func (t *Tensor) Stride(dim int) int64 {
 
 // IsCompact reports whether the elements lie in row-major order with no gaps.
 func (t *Tensor) IsCompact() bool {
+	if t.Elements() == 0 {
+		return true
+	}
 	want := int64(1)
 	for d := len(t.Shape) - 1; d >= 0; d-- {
 		if t.Shape[d] != 1 && t.Stride(d) != want {
@@ -114,7 +120,8 @@ func Slice[E Element](t *Tensor, offset, n int64) []E {
 
 // Check validates the view itself: a known element type, sizes that are not
 // negative and do not overflow, one stride per dimension, memory where there
-// are elements, and aligned addresses. name is the argument for the message.
+// are elements, aligned and within the address space. name is the argument for
+// the message.
 func (t *Tensor) Check(name string) error {
 	if t.DType.Size() == 0 {
 		return Invalidf(name, "unknown dtype %s", t.DType)
@@ -133,40 +140,53 @@ func (t *Tensor) Check(name string) error {
 		return nil
 	}
 	limit := uint64(math.MaxInt64) / uint64(t.DType.Size())
-	elements, span := uint64(1), uint64(0)
+	// span is how far the elements reach on both sides of the first, first how far below.
+	elements, span, first := uint64(1), uint64(0), uint64(0)
 	for d, s := range t.Shape {
 		high, low := bits.Mul64(elements, uint64(s))
 		if high != 0 || low > limit {
-			return Invalidf(name, "shape %v is too large for 64-bit offsets", t.Shape)
+			return Invalidf(name, "shape %s is too large for 64-bit offsets", shapeText(t.Shape))
 		}
 		elements = low
 		if t.Strides == nil {
+			span = elements - 1
 			continue
 		}
 		stride := t.Strides[d]
-		if stride < 0 {
-			if stride == math.MinInt64 {
-				return Invalidf(name, "stride %d of dimension %d is too large", stride, d)
-			}
-			stride = -stride
+		if stride == math.MinInt64 {
+			return Invalidf(name, "stride %d of dimension %d is too large", stride, d)
 		}
-		high, low = bits.Mul64(uint64(stride), uint64(s-1))
+		high, low = bits.Mul64(uint64(abs(stride)), uint64(s-1))
 		if high != 0 || low > limit || span+low > limit {
 			return Invalidf(name, "strides %v are too large for 64-bit offsets", t.Strides)
 		}
 		span += low
+		if stride < 0 {
+			first += low
+		}
 	}
 	if t.ByteOffset > math.MaxInt64 {
 		return Invalidf(name, "byte_offset %d is too large", t.ByteOffset)
 	}
 	if t.Data == nil {
-		return Invalidf(name, "data is NULL but shape %v has elements", t.Shape)
+		return Invalidf(name, "data is NULL but shape %s has elements", shapeText(t.Shape))
 	}
-	if address := uintptr(t.At(0)); address%uintptr(t.DType.Size()) != 0 {
+	size := uint64(t.DType.Size())
+	address, carry := bits.Add64(uint64(uintptr(t.Data)), t.ByteOffset, 0)
+	low, borrow := bits.Sub64(address, first*size, 0)
+	_, carryEnd := bits.Add64(low, (span+1)*size, 0)
+	if carry != 0 || borrow != 0 || carryEnd != 0 || low < lowestAddress {
+		return Invalidf(name, "elements from address %#x over strides %v leave the address space", address, t.Strides)
+	}
+	if address%size != 0 {
 		return Invalidf(name, "address %#x is not aligned to %s", address, t.DType)
 	}
 	return nil
 }
+
+// Below lies no memory of any process, and the Go runtime aborts when it meets a
+// pointer to there.
+const lowestAddress = 4096
 
 // extent is the range [low, high) of addresses that the elements span.
 func (t *Tensor) extent() (low, high uintptr) {
@@ -182,5 +202,6 @@ func (t *Tensor) extent() (low, high uintptr) {
 			last += reach
 		}
 	}
-	return uintptr(t.At(first)), uintptr(t.At(last)) + uintptr(t.DType.Size())
+	zero, size := int64(uintptr(t.Data))+int64(t.ByteOffset), int64(t.DType.Size())
+	return uintptr(zero + first*size), uintptr(zero + (last+1)*size)
 }
