@@ -1,7 +1,9 @@
 package core
 
 import (
+	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -65,6 +67,7 @@ func (e *Engine) Session() Session { return e.session }
 // Close releases the device and the scratch memory. No operation may be running.
 func (e *Engine) Close() error {
 	e.scratch.drop()
+	e.Counters.ScratchBytes.Store(0)
 	if e.session != nil {
 		return e.session.Close()
 	}
@@ -79,7 +82,8 @@ type Counters struct {
 // Parallel runs do(worker, task) for every task in [0, tasks) on at most
 // NumThreads workers and returns when all are done. Worker numbers are less than
 // NumThreads, and one worker runs one task at a time. Tasks are handed out in
-// order, so put the long ones first. A panic in a task is raised again here.
+// order, so put the long ones first. After a panic no further task starts; it is
+// raised again here, as a [TaskPanic] when there was more than one worker.
 func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
 	workers := min(e.NumThreads, tasks)
 	if workers <= 1 {
@@ -90,11 +94,11 @@ func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
 	}
 	var next atomic.Int64
 	var group sync.WaitGroup
-	var failure atomic.Pointer[any]
+	var failure atomic.Pointer[TaskPanic]
 	run := func(worker int) {
 		defer func() {
 			if cause := recover(); cause != nil {
-				failure.CompareAndSwap(nil, &cause)
+				failure.CompareAndSwap(nil, &TaskPanic{cause, panicSite()})
 				next.Store(int64(tasks))
 			}
 		}()
@@ -112,6 +116,36 @@ func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
 	run(0)
 	group.Wait()
 	if cause := failure.Load(); cause != nil {
-		panic(*cause)
+		panic(cause)
+	}
+}
+
+// TaskPanic is a panic that [Engine.Parallel] carried from a worker to its caller.
+type TaskPanic struct {
+	Cause any
+	Site  string // file:line where it was raised
+}
+
+func (p *TaskPanic) Error() string { return fmt.Sprintf("%v (raised at %s)", p.Cause, p.Site) }
+
+// Unwrap is the cause, if that is an error.
+func (p *TaskPanic) Unwrap() error {
+	err, _ := p.Cause.(error)
+	return err
+}
+
+// panicSite is where the panic being recovered was raised, below the runtime's frames.
+func panicSite() string {
+	pcs := make([]uintptr, 32)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs)])
+	for raised := false; ; {
+		frame, more := frames.Next()
+		if raised && !strings.HasPrefix(frame.Function, "runtime.") {
+			return fmt.Sprintf("%s:%d", frame.File, frame.Line)
+		}
+		raised = raised || frame.Function == "runtime.gopanic"
+		if !more {
+			return "an unknown place"
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"sync"
 	"unsafe"
 )
@@ -22,20 +23,34 @@ type scratchPool struct {
 // Scratch borrows at least the given number of bytes, aligned to 64. Return it
 // with [Engine.Release].
 func (e *Engine) Scratch(bytes int) *Scratch {
-	e.scratch.mutex.Lock()
-	var s *Scratch
-	if n := len(e.scratch.free); n > 0 {
-		s, e.scratch.free = e.scratch.free[n-1], e.scratch.free[:n-1]
-	}
-	e.scratch.mutex.Unlock()
-	if s == nil {
-		s = &Scratch{}
-	}
+	words := bytes/8 + 16
+	s := e.scratch.take(words)
 	s.used = 0
-	if words := bytes/8 + 16; len(s.words) < words {
+	if len(s.words) < words {
 		e.Counters.ScratchBytes.Add(uint64(words-len(s.words)) * 8)
+		s.words = nil // freed before its successor is made
 		s.words = make([]uint64, words)
 	}
+	return s
+}
+
+// take removes the smallest free scratch that is large enough, else the largest,
+// which then grows least; a new one if none is free.
+func (p *scratchPool) take(words int) *Scratch {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if len(p.free) == 0 {
+		return &Scratch{}
+	}
+	best := 0
+	for i, s := range p.free {
+		have, size := len(p.free[best].words), len(s.words)
+		if have < words && size > have || size >= words && size < have {
+			best = i
+		}
+	}
+	s := p.free[best]
+	p.free = slices.Delete(p.free, best, best+1)
 	return s
 }
 
