@@ -1,3 +1,5 @@
+//go:build !amd64 || purego
+
 package vector
 
 import "github.com/genesis-moe/genesis-moe/core"

@@ -16,18 +16,24 @@ const SmallRows = 16
 // An element of y does not depend on m and n: rows computed one at a time, or
 // columns in parts, equal all computed at once, bit for bit.
 func GemmNT(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
-	if m <= 0 || n <= 0 {
+	if k <= 0 {
+		emptyProduct(m, n, y, ldy, accumulate)
 		return
 	}
-	gemmNT(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	if m > 0 && n > 0 {
+		gemmNT(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	}
 }
 
 // GemmNTBF16 is [GemmNT] with a w of bfloat16.
 func GemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
-	if m <= 0 || n <= 0 {
+	if k <= 0 {
+		emptyProduct(m, n, y, ldy, accumulate)
 		return
 	}
-	gemmNTBF16(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	if m > 0 && n > 0 {
+		gemmNTBF16(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	}
 }
 
 // GemmNN multiplies by a matrix:
@@ -37,18 +43,24 @@ func GemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *floa
 // All are row-major, with ldx, ldw and ldy elements from row to row. As with
 // [GemmNT], an element of y does not depend on m and n.
 func GemmNN(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
-	if m <= 0 || n <= 0 {
+	if k <= 0 {
+		emptyProduct(m, n, y, ldy, accumulate)
 		return
 	}
-	gemmNN(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	if m > 0 && n > 0 {
+		gemmNN(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	}
 }
 
 // GemmNNBF16 is [GemmNN] with a w of bfloat16.
 func GemmNNBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
-	if m <= 0 || n <= 0 {
+	if k <= 0 {
+		emptyProduct(m, n, y, ldy, accumulate)
 		return
 	}
-	gemmNNBF16(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	if m > 0 && n > 0 {
+		gemmNNBF16(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	}
 }
 
 // GemmTN multiplies a transposed matrix, for the gradient of a weight matrix over
@@ -60,8 +72,21 @@ func GemmNNBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *floa
 // once; with stream past the caches, where the rows of y can be aligned for it,
 // which is best when y is larger than them.
 func GemmTN(m, n, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int, stream bool) {
-	if m <= 0 || n <= 0 {
+	if k <= 0 {
+		emptyProduct(m, n, y, ldy, false)
 		return
 	}
-	gemmTN(m, n, k, a, lda, b, ldb, y, ldy, stream)
+	if m > 0 && n > 0 {
+		gemmTN(m, n, k, a, lda, b, ldb, y, ldy, stream)
+	}
+}
+
+// emptyProduct is a product over no elements: it adds nothing, to y or to zero.
+func emptyProduct(m, n int, y *float32, ldy int, accumulate bool) {
+	if accumulate || n <= 0 {
+		return
+	}
+	for i := range m {
+		clear(rowOf(y, ldy, i, n))
+	}
 }

@@ -1,0 +1,193 @@
+//go:build !purego
+
+package vector
+
+import (
+	"unsafe"
+
+	"github.com/genesis-moe/genesis-moe/core"
+)
+
+// rowKernel multiplies a fixed number of rows of x, in assembly.
+type rowKernel[W float32 | uint16] func(n, k int, x *float32, ldx int, w *W, ldw, ahead int, y *float32, ldy int, accumulate bool)
+
+// Kernels by level, for 1, 2, ... rows.
+var (
+	ntKernels = [...][]rowKernel[float32]{
+		avx2:   {gemmNT1AVX2, gemmNT2AVX2, gemmNT3AVX2},
+		avx512: {gemmNT1AVX512, gemmNT2AVX512, gemmNT3AVX512, gemmNT4AVX512, gemmNT5AVX512, gemmNT6AVX512},
+	}
+	ntBF16Kernels = [...][]rowKernel[uint16]{
+		avx2:   {gemmNTBF161AVX2, gemmNTBF162AVX2, gemmNTBF163AVX2},
+		avx512: {gemmNTBF161AVX512, gemmNTBF162AVX512, gemmNTBF163AVX512, gemmNTBF164AVX512, gemmNTBF165AVX512, gemmNTBF166AVX512},
+	}
+	nnKernels = [...][]rowKernel[float32]{
+		avx2:   {gemmNN1AVX2, gemmNN2AVX2},
+		avx512: {gemmNN1AVX512, gemmNN2AVX512, gemmNN3AVX512, gemmNN4AVX512, gemmNN5AVX512, gemmNN6AVX512},
+	}
+	nnBF16Kernels = [...][]rowKernel[uint16]{
+		avx2:   {gemmNNBF161AVX2, gemmNNBF162AVX2},
+		avx512: {gemmNNBF161AVX512, gemmNNBF162AVX512, gemmNNBF163AVX512, gemmNNBF164AVX512, gemmNNBF165AVX512, gemmNNBF166AVX512},
+	}
+)
+
+// at is the address of an element of a matrix.
+func at[E any](base *E, ld, row, column int) *E {
+	var e E
+	return (*E)(unsafe.Add(unsafe.Pointer(base), (row*ld+column)*int(unsafe.Sizeof(e))))
+}
+
+func gemmNT(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
+	if active == portable {
+		gemmNTTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+		return
+	}
+	panelsNT(ntKernels[active], m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+func gemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
+	if active == portable {
+		gemmNTTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+		return
+	}
+	panelsNT(ntBF16Kernels[active], m, n, k, x, ldx, (*uint16)(w), ldw, y, ldy, accumulate)
+}
+
+// panelsNT covers y by panels of few columns: all rows of x pass over the rows of
+// w of one panel while those are in the cache, and ask for those of the next. k
+// goes in chunks, so that the rows of x stay in the cache too; the chunks depend
+// on k alone, and with them the order of additions.
+func panelsNT[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
+	blocks := (m + len(kernels) - 1) / len(kernels)
+	chunk := chunkNT
+	if k > chunkNT {
+		chunks := (k + chunkNT - 1) / chunkNT
+		chunk = ((k+chunks-1)/chunks + 31) &^ 31
+	}
+	if blocks == 1 {
+		columns := 8
+		if k <= chunk {
+			columns = max(8, preemptible/k&^7)
+		}
+		for j := 0; j < n; j += columns {
+			for p := 0; p < k; p += chunk {
+				kernels[m-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, 0, p), ldx, at(w, ldw, j, p), ldw, 0, at(y, ldy, 0, j), ldy, accumulate || p > 0)
+			}
+		}
+		return
+	}
+	const columns = 16
+	for p := 0; p < k; p += chunk {
+		for j := 0; j < n; j += columns {
+			for b := range blocks {
+				first, last := m*b/blocks, m*(b+1)/blocks
+				ahead := 0
+				if b < 2 && j+2*columns <= n {
+					ahead = (columns + b*columns/2) * ldw // half of the next panel each
+				}
+				kernels[last-first-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, first, p), ldx, at(w, ldw, j, p), ldw, ahead, at(y, ldy, first, j), ldy, accumulate || p > 0)
+			}
+		}
+	}
+}
+
+// chunkNT is the number of columns of x that GemmNT goes through at a time.
+const chunkNT = 1024
+
+func gemmNN(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
+	if active == portable {
+		gemmNNTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+		return
+	}
+	panelsNN(nnKernels[active], m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+func gemmNNBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
+	if active == portable {
+		gemmNNTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+		return
+	}
+	panelsNN(nnBF16Kernels[active], m, n, k, x, ldx, (*uint16)(w), ldw, y, ldy, accumulate)
+}
+
+// panelsNN goes through w by chunks of few rows, and a chunk by strips of columns
+// from left to right: all rows of x pass over a strip while it is in the cache.
+// What a strip adds to y waits there for the next chunk.
+func panelsNN[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
+	blocks := (m + len(kernels) - 1) / len(kernels)
+	strip := stripNN
+	if blocks == 1 {
+		strip = n
+	}
+	for p := 0; p < k; p += chunkNN {
+		for j := 0; j < n; j += strip {
+			for b := range blocks {
+				first, last := m*b/blocks, m*(b+1)/blocks
+				ahead := 0
+				if b == 0 {
+					ahead = aheadNN
+				}
+				kernels[last-first-1](min(strip, n-j), min(chunkNN, k-p), at(x, ldx, first, p), ldx, at(w, ldw, p, j), ldw, ahead, at(y, ldy, first, j), ldy, accumulate || p > 0)
+			}
+		}
+	}
+}
+
+var (
+	chunkNN = 64
+	stripNN = 64
+	aheadNN = 64
+)
+
+// gradientKernel multiplies for a fixed number of rows of y, in assembly.
+type gradientKernel func(n, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
+// tnKernels are those for one row and those for several.
+var tnKernels = [...]struct {
+	rows                         int
+	one, several                 gradientKernel
+	oneStreamed, severalStreamed gradientKernel
+}{
+	avx2:   {2, gemmTN1AVX2, gemmTN2AVX2, gemmTNStream1AVX2, gemmTNStream2AVX2},
+	avx512: {4, gemmTN1AVX512, gemmTN4AVX512, gemmTNStream1AVX512, gemmTNStream4AVX512},
+}
+
+func gemmTN(m, n, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int, stream bool) {
+	if active == portable {
+		gemmTNTwin(m, n, k, a, lda, b, ldb, y, ldy)
+		return
+	}
+	kernels := tnKernels[active]
+	head := toAligned(y)
+	if !stream || ldy%lineElements != 0 || n < head+lineElements {
+		columnsTN(kernels.rows, kernels.one, kernels.several, m, n, k, a, lda, b, ldb, y, ldy)
+		return
+	}
+	body := (n - head) &^ (lineElements - 1)
+	tail := head + body
+	if head > 0 {
+		columnsTN(kernels.rows, kernels.one, kernels.several, m, head, k, a, lda, b, ldb, y, ldy)
+	}
+	columnsTN(kernels.rows, kernels.oneStreamed, kernels.severalStreamed, m, body, k, a, lda, at(b, 0, 0, head), ldb, at(y, 0, 0, head), ldy)
+	if tail < n {
+		columnsTN(kernels.rows, kernels.one, kernels.several, m, n-tail, k, a, lda, at(b, 0, 0, tail), ldb, at(y, 0, 0, tail), ldy)
+	}
+	fence()
+}
+
+// columnsTN goes through y by columns few enough that those of b stay in the cache.
+func columnsTN(rows int, one, several gradientKernel, m, n, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int) {
+	columns := max(64, columnsOfCacheTN/k&^63)
+	for j := 0; j < n; j += columns {
+		i := 0
+		for ; i+rows <= m; i += rows {
+			several(min(columns, n-j), k, at(a, lda, 0, i), lda, at(b, ldb, 0, j), ldb, at(y, ldy, i, j), ldy)
+		}
+		for ; i < m; i++ {
+			one(min(columns, n-j), k, at(a, lda, 0, i), lda, at(b, ldb, 0, j), ldb, at(y, ldy, i, j), ldy)
+		}
+	}
+}
+
+// columnsOfCacheTN is the number of elements of b that go through the cache.
+const columnsOfCacheTN = 1 << 13
