@@ -69,9 +69,9 @@ class Function:
         except IndexError:
             block = _Block(self)
         try:
-            memory, offset, address = block.memory, block.first, block.address
+            memory = block.memory
             head = [self.size, 0, ctypes.addressof(options)]
-            for name, value in zip(self.names, values, strict=True):
+            for (name, offset, here, sizes), value in zip(block.slots, values, strict=True):
                 if name is None:
                     head.append(value)
                 elif value is None:
@@ -81,8 +81,6 @@ class Function:
                     dimensions = len(shape)
                     if dimensions > MAX_DIMENSIONS:
                         raise InvalidArgumentError(f"{name}: {dimensions} dimensions, want at most 3")
-                    here = address + offset
-                    sizes = here + _VIEW_BYTES
                     _PACK[dimensions](
                         memory,
                         offset,
@@ -100,7 +98,6 @@ class Function:
                         *strides,
                     )
                     head.append(here)
-                    offset += _SLOT_BYTES
             head.append(stream)
             self.head.pack_into(memory, 0, *head)
             status = call(engine, block.pointer, *more)
@@ -114,11 +111,17 @@ class _Block:
     """Memory for one call in flight."""
 
     def __init__(self, function: Function) -> None:
-        self.first = (function.size + 7) // 8 * 8
-        tensors = sum(name is not None for name in function.names)
-        self.memory = (ctypes.c_uint64 * ((self.first + tensors * _SLOT_BYTES) // 8))()
-        self.address = ctypes.addressof(self.memory)
+        first = (function.size + 7) // 8 * 8
+        self.memory = (ctypes.c_uint64 * ((first + len(function.names) * _SLOT_BYTES) // 8))()
+        address = ctypes.addressof(self.memory)
         self.pointer = ctypes.pointer(function.arguments.from_buffer(self.memory))
+        # For each field its name, and where its view lies in the memory, and the addresses
+        # of the view and of the shape that follows it.
+        offsets = range(first, first + len(function.names) * _SLOT_BYTES, _SLOT_BYTES)
+        self.slots = [
+            (name, offset, address + offset, address + offset + _VIEW_BYTES)
+            for name, offset in zip(function.names, offsets, strict=True)
+        ]
 
 
 router_forward = Function("gmoe_router_forward", _abi.RouterForwardArgs)

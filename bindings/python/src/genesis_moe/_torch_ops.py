@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from genesis_moe import _abi, _call, _report
 from genesis_moe._engine import engine
@@ -42,7 +43,8 @@ def route(
 ) -> Routing:
     inputs = hidden_states, projection, centroids, bias, price, temperature, gap
     _check_tensors("hidden_states projection centroids bias price temperature gap", inputs)
-    return Routing(*torch.ops.genesis_moe.router_forward.default(*inputs, *options.scalars()))
+    arguments = (*inputs, *options.scalars())
+    return Routing(*_apply("router_forward", _RouterFunction, arguments, _recorded(inputs)))
 
 
 def experts(
@@ -70,27 +72,11 @@ def experts(
     accumulator = _accumulator(hidden_states)
     if top_k_weights.dtype != accumulator and top_k_weights.dtype.is_floating_point:
         top_k_weights = top_k_weights.to(accumulator)
+    inputs = hidden_states, top_k_index, top_k_weights, gate_up_proj, gate_up_bias, down_proj, down_bias
     # Without a gradient to come, z is not kept: it is the largest tensor of a forward.
-    keep = torch.is_grad_enabled() and (
-        hidden_states.requires_grad
-        or top_k_weights.requires_grad
-        or gate_up_proj.requires_grad
-        or down_proj.requires_grad
-        or (gate_up_bias is not None and gate_up_bias.requires_grad)
-        or (down_bias is not None and down_bias.requires_grad)
-    )
-    output: Tensor
-    output, _ = torch.ops.genesis_moe.experts_forward.default(
-        hidden_states,
-        top_k_index,
-        top_k_weights,
-        gate_up_proj,
-        gate_up_bias,
-        down_proj,
-        down_bias,
-        *experts_scalars(*options),
-        keep,
-    )
+    keep = _recorded(inputs)
+    arguments = (*inputs, *experts_scalars(*options), keep)
+    output: Tensor = _apply("experts_forward", _ExpertsFunction, arguments, keep)[0]
     return output
 
 
@@ -151,7 +137,7 @@ def view_of(name: str, tensor: Any) -> _call.View:
         wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
         raise InvalidArgumentError(f"{name}: dtype {tensor.dtype}, want one of {wanted}") from None
     if tensor.is_cpu:
-        return tensor.data_ptr(), _abi.CPU, 0, code, bits, tensor.shape, tensor.stride()
+        return tensor.data_ptr(), 1, 0, code, bits, tensor.shape, tensor.stride()
     device_type, device_id = _device(name, tensor)
     return tensor.data_ptr(), device_type, device_id, code, bits, tensor.shape, tensor.stride()
 
@@ -225,11 +211,12 @@ def _router_outputs(
     """Also the fake twin: it only allocates."""
     tokens, num_experts, top_k = hidden_states.shape[0], centroids.shape[0], max(options[3], 0)
     dtype = _accumulator(hidden_states)
+    new_empty = hidden_states.new_empty
     return (
-        hidden_states.new_empty((tokens, top_k), dtype=torch.int64),
-        hidden_states.new_empty((tokens, top_k), dtype=dtype),
-        hidden_states.new_empty((tokens, num_experts), dtype=dtype),
-        hidden_states.new_empty((num_experts,), dtype=torch.int64),
+        new_empty(tokens, top_k, dtype=torch.int64),
+        new_empty(tokens, top_k, dtype=dtype),
+        new_empty(tokens, num_experts, dtype=dtype),
+        new_empty(num_experts, dtype=torch.int64),
     )
 
 
@@ -276,10 +263,8 @@ def _experts_outputs(
 ) -> tuple[Tensor, Tensor]:
     """Also the fake twin: it only allocates."""
     rows = top_k_index.shape[0] * top_k_index.shape[1] if rest[-1] else 0
-    return (
-        hidden_states.new_empty(hidden_states.shape),
-        hidden_states.new_empty((rows, gate_up_proj.shape[1])),
-    )
+    tokens, hidden_size = hidden_states.shape
+    return hidden_states.new_empty(tokens, hidden_size), hidden_states.new_empty(rows, gate_up_proj.shape[1])
 
 
 def _experts_forward(
@@ -364,84 +349,181 @@ def _spread(gradients: list[Tensor], wanted: Sequence[bool]) -> list[Tensor | No
 
 
 # ------------------------------------------------------------------------------ autograd
+#
+# torch.library.register_autograd would do, at 70 microseconds a call: more than everything
+# else together. These are the same few lines, written out.
 
 
-def _router_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden_states, projection, centroids, bias, _, temperature, _ = inputs[:7]
-    index, _, logits, _ = output
-    ctx.set_materialize_grads(False)
-    ctx.options = inputs[7:]
-    ctx.save_for_backward(hidden_states, projection, centroids, bias, temperature, logits, index)
+class _RouterFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        outputs = _below_autograd("router_forward", arguments)
+        index, _, logits, counts = outputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(index, counts)
+        hidden_states, projection, centroids, bias, _, temperature, _ = arguments[:7]
+        ctx.save_for_backward(hidden_states, projection, centroids, bias, temperature, logits, index)
+        ctx.options = arguments[7:]
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        _, grad_weights, grad_logits, _ = grad_outputs
+        nothing = (None,) * (7 + len(ctx.options))
+        if grad_weights is None and grad_logits is None:
+            return nothing
+        need = ctx.needs_input_grad
+        wanted = [need[0], need[1], need[2], need[3], need[5]]
+        arguments = (*ctx.saved_tensors, grad_weights, grad_logits, *ctx.options, wanted)
+        gradients = _differentiable("router_backward", arguments)
+        hidden_states, projection, centroids, bias, temperature = _spread(gradients, wanted)
+        return hidden_states, projection, centroids, bias, None, temperature, *nothing[6:]
 
 
-def _router_derivative(
-    ctx: Any, _index: Any, grad_weights: Tensor | None, grad_logits: Tensor | None, _counts: Any
-) -> tuple[Any, ...]:
-    nothing = (None,) * (7 + len(ctx.options))
-    if grad_weights is None and grad_logits is None:
-        return nothing
-    need = ctx.needs_input_grad
-    wanted = [need[0], need[1], need[2], need[3], need[5]]
-    gradients = torch.ops.genesis_moe.router_backward.default(
-        *ctx.saved_tensors, grad_weights, grad_logits, *ctx.options, wanted
-    )
-    hidden_states, projection, centroids, bias, temperature = _spread(gradients, wanted)
-    return hidden_states, projection, centroids, bias, None, temperature, *nothing[6:]
+class _ExpertsFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        outputs = _below_autograd("experts_forward", arguments)
+        pre_activation = outputs[1]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(pre_activation)
+        ctx.save_for_backward(*arguments[:7], pre_activation)
+        ctx.options = arguments[7:-1]
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        grad_output, _ = grad_outputs
+        nothing = (None,) * (8 + len(ctx.options))
+        if grad_output is None:
+            return nothing
+        need = ctx.needs_input_grad
+        wanted = [need[0], need[2], need[3], need[4], need[5], need[6]]
+        arguments = (grad_output, *ctx.saved_tensors, *ctx.options, wanted)
+        gradients = _differentiable("experts_backward", arguments)
+        hidden_states, weights, gate_up_proj, gate_up_bias, down_proj, down_bias = _spread(gradients, wanted)
+        return hidden_states, None, weights, gate_up_proj, gate_up_bias, down_proj, down_bias, *nothing[7:]
 
 
-def _experts_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[1])
-    ctx.options = inputs[7:-1]
-    ctx.save_for_backward(*inputs[:7], output[1])
+class _FirstDerivative(torch.autograd.Function):
+    """A backward operator whose results are wanted with a graph: they carry one that refuses to be used."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, *arguments: Any) -> Any:
+        return tuple(_below_autograd(name, arguments))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise UnsupportedError(
+            "create_graph: genesis_moe computes first derivatives only, and a second one was asked for"
+        )
 
 
-def _experts_derivative(ctx: Any, grad_output: Tensor | None, _pre_activation: Any) -> tuple[Any, ...]:
-    nothing = (None,) * (8 + len(ctx.options))
-    if grad_output is None:
-        return nothing
-    need = ctx.needs_input_grad
-    wanted = [need[0], need[2], need[3], need[4], need[5], need[6]]
-    gradients = torch.ops.genesis_moe.experts_backward.default(
-        grad_output, *ctx.saved_tensors, *ctx.options, wanted
-    )
-    hidden_states, weights, gate_up_proj, gate_up_bias, down_proj, down_bias = _spread(gradients, wanted)
-    return hidden_states, None, weights, gate_up_proj, gate_up_bias, down_proj, down_bias, *nothing[7:]
+def _operator(name: str) -> Any:
+    return getattr(torch.ops.genesis_moe, name).default
 
 
-def _no_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    """Nothing is needed to refuse."""
+def _below_autograd(name: str, arguments: tuple[Any, ...]) -> Any:
+    """Runs an operator past its gradient, which is being recorded already or is not wanted."""
+    if _is_plain(arguments):
+        return _RUN[name](*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _operator(name)(*arguments)
 
 
-def _no_second_derivative(ctx: Any, *gradients: Any) -> Any:
-    raise UnsupportedError(
-        "create_graph: genesis_moe computes first derivatives only, and a second one was asked for"
-    )
+def _is_plain(arguments: tuple[Any, ...]) -> bool:
+    """Whether nobody but us cares about a call, so that the dispatcher (10 microseconds) is not needed.
+
+    Not plain: tensors of a subclass (fake, distributed), of another device, or lazily
+    negated, and calls under a dispatch mode (tracers, counters of FLOPs) or torch.jit.trace.
+    """
+    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+        return False
+    for argument in arguments:
+        kind = type(argument)
+        if kind is Tensor or kind is Parameter:
+            if not argument.is_cpu or argument.is_neg():
+                return False
+        elif isinstance(argument, Tensor):
+            return False
+    return True
+
+
+def _recorded(tensors: tuple[Any, ...]) -> bool:
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                return True
+    return False
+
+
+def _differentiable(name: str, arguments: tuple[Any, ...]) -> list[Tensor]:
+    """Runs a backward operator; with create_graph its results may be differentiated again, and will refuse."""
+    if _recorded(arguments):
+        return list(_FirstDerivative.apply(name, *arguments))
+    gradients: list[Tensor] = _below_autograd(name, arguments)
+    return gradients
+
+
+def _apply(
+    name: str, function: type[torch.autograd.Function], arguments: tuple[Any, ...], recorded: bool
+) -> Any:
+    """Runs a forward operator with its gradient, by the shortest way that this moment allows."""
+    if torch.compiler.is_compiling():
+        return _operator(name)(
+            *arguments
+        )  # the compiler wants the operator; its autograd kernel does the rest
+    if recorded:
+        return function.apply(*arguments)
+    return _below_autograd(name, arguments)
 
 
 # Kept for as long as the process: the operators go when it goes.
 _operators = torch.library.Library("genesis_moe", "DEF")
 
 
+_RUN: dict[str, Callable[..., Any]] = {}
+
+
 def _register(
-    name: str,
-    run: Callable[..., Any],
-    fake: Callable[..., Any],
-    derivative: Callable[..., Any],
-    setup: Callable[..., None],
+    name: str, run: Callable[..., Any], fake: Callable[..., Any], autograd: Callable[..., Any]
 ) -> None:
     def run_on_cuda(*arguments: Any) -> Any:
         with torch.cuda.device(arguments[0].device):
             return run(*arguments)
 
+    _RUN[name] = run
     _operators.define(name + _SCHEMAS[name])
     _operators.impl(name, run, "CPU")
     _operators.impl(name, run_on_cuda, "CUDA")
+    _operators.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"genesis_moe::{name}", fake, lib=_operators)
-    torch.library.register_autograd(f"genesis_moe::{name}", derivative, setup_context=setup, lib=_operators)
 
 
-_register("router_forward", _router_forward, _router_outputs, _router_derivative, _router_setup)
-_register("router_backward", _router_backward, _router_gradients, _no_second_derivative, _no_setup)
-_register("experts_forward", _experts_forward, _experts_outputs, _experts_derivative, _experts_setup)
-_register("experts_backward", _experts_backward, _experts_gradients, _no_second_derivative, _no_setup)
+# What an operator does where gradients are recorded, for compilers and for callers of torch.ops.
+
+
+def _forward_kernel(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    def autograd(*arguments: Any) -> Any:
+        if _recorded(arguments):
+            return function.apply(*arguments)
+        return _below_autograd(name, arguments)
+
+    return autograd
+
+
+def _backward_kernel(name: str) -> Callable[..., Any]:
+    return lambda *arguments: _differentiable(name, arguments)
+
+
+_register(
+    "router_forward", _router_forward, _router_outputs, _forward_kernel("router_forward", _RouterFunction)
+)
+_register("router_backward", _router_backward, _router_gradients, _backward_kernel("router_backward"))
+_register(
+    "experts_forward",
+    _experts_forward,
+    _experts_outputs,
+    _forward_kernel("experts_forward", _ExpertsFunction),
+)
+_register("experts_backward", _experts_backward, _experts_gradients, _backward_kernel("experts_backward"))
