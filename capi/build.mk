@@ -38,7 +38,7 @@ LIBRARY_LDFLAGS := -s -w -extldflags "-Wl,-soname,libgenesis_moe.so.0 \
 # The new file replaces the old one in one step: a process may be running the old one.
 $(LIBRARY): $(LIBRARY_SOURCES) | $(LINK_DIR)/libcuda.so
 	$(GO) build -trimpath -buildmode=c-shared -tags '$(LIBRARY_TAGS)' -ldflags '$(LIBRARY_LDFLAGS)' -o $@.new ./capi
-	@mv $@.new $@ && rm -f $@.h
+	@mv $@.new $@ && rm -f $@.h && ln -sf $(notdir $@) $@.0
 	@$(if $(BLAS_DIR),cp $(BLAS_DIR)/*.so* $(BUILD_DIR))
 
 $(LINK_DIR)/libcuda.so:
