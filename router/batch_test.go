@@ -1,7 +1,6 @@
 package router
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -240,22 +239,22 @@ func TestColdOccupationIsTheChoice(t *testing.T) {
 
 func TestBatchSolverSettlesOverTheRange(t *testing.T) {
 	engine := newEngine(t, 2)
-	for _, tau := range []float32{0.02, 0.1, 1} {
-		for _, lambda := range []float32{0.1, 1, 10} {
-			for _, dtype := range []core.DType{core.Float32, core.Float64} {
-				for _, k := range []int{1, 4} {
-					for _, crowded := range []float64{0, 3} {
-						r := batchRecipe(dtype, 128, 16, k, tau, lambda, 6)
-						c := r.build()
-						for i := range c.HiddenStates.Elements() {
-							set(c.HiddenStates, i, get(c.HiddenStates, i)+crowded) // one direction: all want the same experts
-						}
-						c.PriceOut = newTensor(c.compute, compact, r.experts)
-						require.NoError(t, Forward(engine, &c.RouterForwardArgs), fmt.Sprint("tau ", tau, " lambda ", lambda, " k ", k, " crowded ", crowded))
-					}
-				}
-			}
+	rng := rand.New(rand.NewPCG(8, 8))
+	for i := range 150 {
+		experts := []int64{4, 16, 64}[rng.IntN(3)]
+		tau := []float32{0.01, 0.02, 0.1, 1}[rng.IntN(4)]
+		lambda := []float32{0.1, 1, 10, 100}[rng.IntN(4)]
+		dtype := []core.DType{core.Float32, core.BFloat16, core.Float64}[rng.IntN(3)]
+		r := batchRecipe(dtype, 128, experts, 1+rng.IntN(4), tau, lambda, uint64(i))
+		r.options.Binding = core.Binding(rng.IntN(2))
+		c := r.build()
+		spread := []float64{0.3, 1}[rng.IntN(2)]
+		crowded := []float64{0, 3}[rng.IntN(2)] // all want the same experts
+		for i := range c.HiddenStates.Elements() {
+			set(c.HiddenStates, i, spread*get(c.HiddenStates, i)+crowded)
 		}
+		c.PriceOut = newTensor(c.compute, compact, r.experts)
+		require.NoError(t, Forward(engine, &c.RouterForwardArgs), "%s tau %v lambda %v spread %v crowded %v", r, tau, lambda, spread, crowded)
 	}
 }
 
