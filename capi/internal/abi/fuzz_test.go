@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"slices"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -50,7 +51,40 @@ func (p *pages) take(n int) []byte {
 }
 
 // bytes is the fuzzer's input, read front to back; zeros follow.
-type bytes struct{ left []byte }
+type bytes struct {
+	left []byte
+	size map[byte]int64 // of the letters of shapes, in this call
+}
+
+// shapes are the ones that genesis_moe.h gives, one letter a dimension: R is T*K, Z is
+// 2*I. Most tensors are built so, or few calls would get past the checks.
+var shapes = map[string]string{
+	"hidden_states": "TH", "grad_hidden_states": "TH", "output": "TH", "grad_output": "TH",
+	"projection": "DH", "grad_projection": "DH", "centroids": "ED", "grad_centroids": "ED",
+	"bias": "E", "grad_bias": "E", "price": "E", "price_out": "E", "counts": "E",
+	"temperature": "1", "grad_temperature": "1", "gap": "1",
+	"top_k_index": "TK", "previous_index": "TK", "top_k_weights": "TK", "grad_top_k_weights": "TK",
+	"logits": "TE", "grad_logits": "TE",
+	"gate_up_proj": "EZH", "grad_gate_up_proj": "EZH", "gate_up_bias": "EZ", "grad_gate_up_bias": "EZ",
+	"down_proj": "EHI", "grad_down_proj": "EHI", "down_bias": "EH", "grad_down_bias": "EH",
+	"pre_activation": "RZ",
+}
+
+// integers are the tensors that hold int64; the others hold float32.
+var integers = []string{"counts", "top_k_index", "previous_index"}
+
+func newBytes(data []byte) *bytes {
+	b := &bytes{left: data}
+	b.size = map[byte]int64{'1': 1}
+	for _, letter := range []byte("THDEKI") {
+		b.size[letter] = int64(b.next() % 5)
+	}
+	b.size['R'], b.size['Z'] = b.size['T']*b.size['K'], 2*b.size['I']
+	if b.next() < 128 {
+		b.size['D'] = b.size['H']
+	}
+	return b
+}
 
 func (b *bytes) next() byte {
 	if len(b.left) == 0 {
@@ -70,35 +104,46 @@ func (b *bytes) odd(usual int64) int64 {
 	return wild[int(b.next())%len(wild)]
 }
 
-// tensor builds a DLTensor and returns its address, or something else than one.
-func (b *bytes) tensor(p *pages) uintptr {
+// tensor builds the DLTensor of a field and returns its address, or something else
+// than one.
+func (b *bytes) tensor(p *pages, field string) uintptr {
 	switch kind := b.next(); {
-	case kind < 24:
+	case kind < 16:
 		return 0
-	case kind < 28:
+	case kind < 19:
 		return uintptr(kind)
 	}
-	types := [][2]byte{{codeFloat, 32}, {codeFloat, 64}, {codeBFloat, 16}, {codeInt, 32}, {codeInt, 64}}
-	dtype := types[int(b.next())%len(types)]
+	dtype := [2]byte{codeFloat, 32}
+	if slices.Contains(integers, field) {
+		dtype = [2]byte{codeInt, 64}
+	}
+	if b.next() > 240 {
+		dtype = [][2]byte{{codeFloat, 32}, {codeFloat, 64}, {codeBFloat, 16}, {codeInt, 32}, {codeInt, 64}}[b.next()%5]
+	}
 	d := (*DLTensor)(unsafe.Pointer(unsafe.SliceData(p.take(int(unsafe.Sizeof(DLTensor{}))))))
 	*(*uint8)(unsafe.Pointer(&d.dtype.code)) = uint8(b.odd(int64(dtype[0])))
 	*(*uint8)(unsafe.Pointer(&d.dtype.bits)) = uint8(b.odd(int64(dtype[1])))
 	*(*uint16)(unsafe.Pointer(&d.dtype.lanes)) = uint16(b.odd(1))
 	*(*int32)(unsafe.Pointer(&d.device.device_type)) = int32(b.odd(1))
 	*(*int32)(unsafe.Pointer(&d.device.device_id)) = int32(b.odd(0))
-	rank := b.odd(int64(b.next() % 4))
-	*(*int32)(unsafe.Pointer(&d.ndim)) = int32(rank)
-	entries := int(min(max(int64(int32(rank)), 0), maxRank))
-	sizes := func(limit byte) uintptr {
-		memory := p.take(8 * entries)
-		for i := range entries {
-			binary.NativeEndian.PutUint64(memory[8*i:], uint64(b.odd(int64(b.next()%limit))))
+	rank := int32(b.odd(int64(len(shapes[field]))))
+	*(*int32)(unsafe.Pointer(&d.ndim)) = rank
+	entries := min(max(int(rank), 0), maxRank)
+	shape := p.take(8 * entries)
+	for i := range entries {
+		size := int64(2)
+		if i < len(shapes[field]) {
+			size = b.size[shapes[field][i]]
 		}
-		return uintptr(unsafe.Pointer(unsafe.SliceData(memory)))
+		binary.NativeEndian.PutUint64(shape[8*i:], uint64(b.odd(size)))
 	}
-	*(*uintptr)(unsafe.Pointer(&d.shape)) = sizes(9)
-	if b.next() > 192 {
-		*(*uintptr)(unsafe.Pointer(&d.strides)) = sizes(17)
+	*(*uintptr)(unsafe.Pointer(&d.shape)) = uintptr(unsafe.Pointer(unsafe.SliceData(shape)))
+	if b.next() > 224 {
+		strides := p.take(8 * entries)
+		for i := range entries {
+			binary.NativeEndian.PutUint64(strides[8*i:], uint64(b.odd(int64(b.next()%17))))
+		}
+		*(*uintptr)(unsafe.Pointer(&d.strides)) = uintptr(unsafe.Pointer(unsafe.SliceData(strides)))
 	}
 	data := p.take(p.size)
 	for i := range 16 {
@@ -135,7 +180,7 @@ func fill[S any](b *bytes, p *pages, options unsafe.Pointer, init S) unsafe.Poin
 			field := reflect.NewAt(fields.Field(i).Type, at).Elem()
 			switch field.Kind() {
 			case reflect.Pointer:
-				*(*uintptr)(at) = b.tensor(p)
+				*(*uintptr)(at) = b.tensor(p, fields.Field(i).Name)
 			case reflect.Int32, reflect.Int64, reflect.Uint32:
 				if limit, ok := limits[fields.Field(i).Name]; ok {
 					field.Set(reflect.ValueOf(b.odd(int64(b.next() % limit))).Convert(field.Type()))
@@ -162,9 +207,12 @@ var limits = map[string]byte{
 }
 
 func (b *bytes) routerOptions(p *pages) unsafe.Pointer {
-	return fill(b, p, nil, RouterOptions{
+	options := fill(b, p, nil, RouterOptions{
 		scaling_factor: 1, epsilon: 0.01, temperature_floor: 0.01, entropy_temperature: 0.1, load_penalty: 10,
 	})
+	b.size['K'] = b.odd(int64((*RouterOptions)(options).top_k))
+	b.size['E'] = b.odd(max(b.size['E'], b.size['K']))
+	return options
 }
 
 func (b *bytes) expertsOptions(p *pages) unsafe.Pointer {
@@ -222,7 +270,7 @@ func fuzz(f *testing.F, call func(*testing.T, *bytes, *pages, *core.Engine) erro
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		err := call(t, &bytes{data}, p, e)
+		err := call(t, newBytes(data), p, e)
 		var typed *core.Error
 		if err != nil && (!errors.As(err, &typed) || typed.Code == core.Internal || typed.Message == "") {
 			t.Fatalf("not an error of ours: %v", err)
