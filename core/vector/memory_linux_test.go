@@ -1,7 +1,6 @@
 package vector
 
 import (
-	
 	"syscall"
 	"testing"
 	"unsafe"
@@ -40,4 +39,3 @@ func take[E float32 | core.BF16](r *region, n int, atEnd bool) []E {
 	}
 	return unsafe.Slice((*E)(unsafe.Pointer(&r.bytes[start])), n)
 }
-

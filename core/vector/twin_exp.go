@@ -13,12 +13,12 @@ func softmaxTwin(y, x []float32) {
 	for _, v := range x {
 		top = max(top, v)
 	}
-	sum := float32(0)
+	sum := 0.0
 	for i, v := range x {
 		y[i] = float32(math.Exp(float64(v - top)))
-		sum += y[i]
+		sum += float64(y[i])
 	}
-	scaleTwin(y, 1/sum, y)
+	scaleTwin(y, float32(1/sum), y)
 }
 
 // sigmoid is 1/(1 + exp(-g)), by the exponential of -|g|, which cannot overflow.
