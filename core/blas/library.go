@@ -1,8 +1,11 @@
 package blas
 
 import (
+	"errors"
+	"fmt"
 	"math"
 	"path/filepath"
+	"strings"
 
 	"github.com/genesis-moe/genesis-moe/core"
 )
@@ -43,12 +46,22 @@ var namings = []naming{
 // dynamic loader, and checks that it multiplies correctly. "gonum" is the
 // pure-Go fallback. A library that was opened stays in the process.
 func Open(path string) (*Library, error) {
+	lib, err := open(path)
+	if err != nil {
+		return nil, core.Errorf(core.DriverFailed, "BLAS %s: %v", path, err)
+	}
+	return lib, nil
+}
+
+// open is Open with errors that leave it to the caller to name the path.
+func open(path string) (*Library, error) {
 	if path == "gonum" {
 		return Gonum(), nil
 	}
 	object, err := openObject(path)
 	if err != nil {
-		return nil, core.Errorf(core.DriverFailed, "BLAS %s: cannot be opened, want a shared library: %v", path, err)
+		reason := strings.TrimPrefix(err.Error(), path+": ") // as the loader begins
+		return nil, fmt.Errorf("cannot be opened, want a shared library: %s", reason)
 	}
 	for _, naming := range namings {
 		sgemm, dgemm := object.symbol(naming.prefix+"sgemm"+naming.suffix), object.symbol(naming.prefix+"dgemm"+naming.suffix)
@@ -71,6 +84,5 @@ func Open(path string) (*Library, error) {
 		}
 		return l, nil
 	}
-	return nil, core.Errorf(core.DriverFailed,
-		"BLAS %s: has no Fortran interface, want sgemm_ and dgemm_ (also with the prefix scipy_ or the suffix 64_)", path)
+	return nil, errors.New("has no Fortran interface, want sgemm_ and dgemm_ (also with the prefix scipy_ or the suffix 64_)")
 }

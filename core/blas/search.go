@@ -66,7 +66,7 @@ func Tried() []Attempt {
 func search(chosen, bundledDir string, system []string) (*Library, []Attempt, error) {
 	var attempts []Attempt
 	try := func(source, path string) (*Library, error) {
-		lib, err := Open(path)
+		lib, err := open(path)
 		attempt := Attempt{Source: source, Path: path, Outcome: "opened"}
 		if err != nil {
 			attempt.Outcome = err.Error()
@@ -82,7 +82,7 @@ func search(chosen, bundledDir string, system []string) (*Library, []Attempt, er
 	if chosen != "" {
 		lib, err := try(Environment, chosen)
 		if err != nil {
-			err = core.Errorf(core.DriverFailed, "%s=%s: %v; want the path of a BLAS library, or unset it", Environment, chosen, err)
+			err = core.Errorf(core.DriverFailed, "%s=%s: %v; name another BLAS library or unset it", Environment, chosen, err)
 		}
 		return lib, attempts, err
 	}
