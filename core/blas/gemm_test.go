@@ -89,8 +89,15 @@ func run[F Float](t testing.TB, lib *Library, p product, seed uint64, tolerance 
 
 func TestGemm(t *testing.T) {
 	sizes := [][3]int{
-		{1, 1, 1}, {1, 9, 7}, {5, 1, 3}, {3, 4, 1}, {17, 31, 13},
-		{0, 3, 3}, {3, 0, 3}, {3, 3, 0}, {0, 0, 0},
+		{1, 1, 1},
+		{1, 9, 7},
+		{5, 1, 3},
+		{3, 4, 1},
+		{17, 31, 13},
+		{0, 3, 3},
+		{3, 0, 3},
+		{3, 3, 0},
+		{0, 0, 0},
 	}
 	for _, lib := range libraries(t) {
 		for _, size := range sizes {
