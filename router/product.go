@@ -25,7 +25,8 @@ func first[F blas.Float](s []F) *F {
 
 // multiplyTransposed is c[m,n] = a[m,k] b[n,k]^T: scores and projections. In float32
 // an element of c does not depend on m: a token's logits are the same alone and
-// in any batch, which a BLAS does not promise.
+// in any batch, which a BLAS does not promise. For the few columns of a router these
+// kernels are also the faster ones.
 func multiplyTransposed[F blas.Float](lib *blas.Library, m, n, k int, a, b, c matrix[F]) {
 	x, ok := any(a).(matrix[float32])
 	if !ok {
@@ -36,10 +37,10 @@ func multiplyTransposed[F blas.Float](lib *blas.Library, m, n, k int, a, b, c ma
 	vector.GemmNT(m, n, k, first(x.data), x.stride, first(w.data), w.stride, first(y.data), y.stride, false)
 }
 
-// multiply is c[m,n] = a[m,k] b[k,n]: gradients of inputs.
+// multiply is c[m,n] = a[m,k] b[k,n]: gradients of inputs, as independent of m.
 func multiply[F blas.Float](lib *blas.Library, m, n, k int, a, b, c matrix[F]) {
 	x, ok := any(a).(matrix[float32])
-	if !ok || m > vector.SmallRows {
+	if !ok {
 		gemm(lib, false, false, m, n, k, a, b, 0, c)
 		return
 	}
