@@ -39,7 +39,7 @@ func (in inputs) check(o *core.RouterOptions, device core.Device) (shapes, error
 	}
 	tokens, hidden := in.hiddenStates.Shape[0], in.hiddenStates.Shape[1]
 	if hidden < 1 {
-		return s, core.Invalidf("hidden_states", "shape %v, want H of at least 1", in.hiddenStates.Shape)
+		return s, core.Invalidf("hidden_states", "shape [%d, %d], want H of at least 1", tokens, hidden)
 	}
 	parameters := parameterTypes(in.hiddenStates.DType)
 	width, text := hidden, "[E, H]"
@@ -53,7 +53,7 @@ func (in inputs) check(o *core.RouterOptions, device core.Device) (shapes, error
 		}
 		width, text = in.projection.Shape[0], "[E, D]"
 		if width < 1 {
-			return s, core.Invalidf("projection", "shape %v, want D of at least 1", in.projection.Shape)
+			return s, core.Invalidf("projection", "shape [%d, %d], want D of at least 1", width, hidden)
 		}
 	}
 	err = core.CheckArgument(named[1], core.Want{Shape: []int64{-1, width}, DTypes: parameters, Device: device, Text: text})
@@ -80,7 +80,7 @@ func (in inputs) check(o *core.RouterOptions, device core.Device) (shapes, error
 		}
 	}
 	if max(tokens, hidden, width) > math.MaxInt/max(hidden, width, experts) || experts > math.MaxInt32 {
-		return s, core.Invalidf("hidden_states", "shape %v with %d experts of width %d is too large", in.hiddenStates.Shape, experts, width)
+		return s, core.Invalidf("hidden_states", "shape [%d, %d] with %d experts of width %d is too large", tokens, hidden, experts, width)
 	}
 	return shapes{
 		tokens: int(tokens), hidden: int(hidden), width: int(width), experts: int(experts), slots: o.TopK,
