@@ -21,12 +21,17 @@ type scratchPool struct {
 }
 
 // Scratch borrows at least the given number of bytes, aligned to 64. Return it
-// with [Engine.Release].
+// with [Engine.Release]. It panics with an [OutOfMemory] error when the system
+// refuses that much.
 func (e *Engine) Scratch(bytes int) *Scratch {
 	words := bytes/8 + 16
 	s := e.scratch.take(words)
 	s.used = 0
 	if len(s.words) < words {
+		if !obtainable(words * 8) {
+			e.Release(s)
+			panic(Errorf(OutOfMemory, "scratch memory: the system refuses %d bytes", bytes))
+		}
 		e.Counters.ScratchBytes.Add(uint64(words-len(s.words)) * 8)
 		s.words = nil // freed before its successor is made
 		s.words = make([]uint64, words)

@@ -67,6 +67,19 @@ func TestScratchBorrowedTooSmall(t *testing.T) {
 	require.Nil(t, Take[float64](s, 0))
 }
 
+// More than a process can address.
+func TestScratchOutOfMemory(t *testing.T) {
+	e := engine(t, 1)
+	defer func() {
+		err, ok := recover().(*Error)
+		require.True(t, ok)
+		require.Equal(t, &Error{OutOfMemory, "scratch memory: the system refuses 140737488355328 bytes"}, err)
+		require.Zero(t, e.Counters.ScratchBytes.Load())
+		e.Release(e.Scratch(100))
+	}()
+	e.Scratch(1 << 47)
+}
+
 func TestScratchFromManyGoroutines(t *testing.T) {
 	e := engine(t, 8)
 	e.Parallel(200, func(_, task int) {

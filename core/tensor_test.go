@@ -207,3 +207,30 @@ func TestCompactMeansInOrder(t *testing.T) {
 	}, &quick.Config{MaxCount: 3000}))
 	require.Positive(t, compact)
 }
+
+// What passes Check has addresses and offsets that do not overflow, whatever it says.
+func FuzzCheck(f *testing.F) {
+	f.Add(int64(2), int64(3), int64(3), int64(1), uint64(0), uint8(1))
+	f.Add(int64(math.MaxInt64), int64(0), int64(math.MinInt64), int64(-1), uint64(8), uint8(2))
+	f.Add(int64(1<<31), int64(1<<31), int64(1<<31), int64(1), uint64(4), uint8(3))
+	f.Add(int64(1<<20), int64(1<<20), int64(-1<<41), int64(1<<21), uint64(1<<62), uint8(5))
+	data := make([]float32, 64)
+	f.Fuzz(func(t *testing.T, rows, columns, rowStride, columnStride int64, offset uint64, dtype uint8) {
+		x := FromSlice(data, 64)
+		x.DType, x.ByteOffset = DType(dtype), offset
+		x.Shape, x.Strides = []int64{rows, columns}, []int64{rowStride, columnStride}
+		if x.Check("x") != nil || x.Elements() == 0 {
+			return
+		}
+		size := uintptr(x.DType.Size())
+		low, high := x.extent()
+		require.Less(t, low, high)
+		require.Zero(t, low%size)
+		require.Zero(t, (high-low)%size)
+		require.LessOrEqual(t, x.Elements(), int64(math.MaxInt64)/int64(size))
+		if !overlapsItself(x) {
+			require.GreaterOrEqual(t, uint64(high-low), uint64(x.Elements())*uint64(size))
+		}
+		require.True(t, overlap(x, x))
+	})
+}
