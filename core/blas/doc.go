@@ -16,9 +16,10 @@
 //
 // # Threads
 //
-// Every call runs on the calling thread alone; parallelism is the engine's. MKL's
-// thread count is set per thread and put back. That of OpenBLAS and BLIS belongs
-// to the loaded library, so it is set to one for the process: where the host has
-// loaded the very same file (a system numpy, say), the host's products are then
-// single-threaded too. A bundled library is our own copy and has no such effect.
+// Every call runs on the calling thread alone; parallelism is the engine's. Where a
+// library keeps its thread count per thread (OpenBLAS built on OpenMP, an MKL that
+// the host uses too), it is set before a call and put back after it. Otherwise the
+// count belongs to the loaded library and is set to one for the process: where the
+// host has loaded the very same file (a system numpy, say), the host's products are
+// then single-threaded too. A bundled library is our own copy and has no such effect.
 package blas
