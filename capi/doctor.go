@@ -22,7 +22,7 @@ import (
 
 //export goDoctor
 func goDoctor(buffer unsafe.Pointer, capacity C.size_t, needed *C.size_t, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		text, err := json.MarshalIndent(diagnose(), "", "  ")
 		if err != nil {
 			return err
@@ -45,6 +45,7 @@ func goDoctor(buffer unsafe.Pointer, capacity C.size_t, needed *C.size_t, messag
 type report struct {
 	Version    string            `json:"version"`
 	ABIVersion int               `json:"abi_version"`
+	Engines    int               `json:"live_engines"` // created and not destroyed
 	Go         goReport          `json:"go"`
 	Processor  processor         `json:"processor"`
 	BLAS       blasReport        `json:"blas"`
@@ -88,6 +89,7 @@ func diagnose() report {
 	r := report{
 		Version:    C.GMOE_VERSION,
 		ABIVersion: C.GMOE_ABI_VERSION,
+		Engines:    engines.Len(),
 		Go: goReport{
 			Version:  runtime.Version(),
 			Platform: runtime.GOOS + "/" + runtime.GOARCH,

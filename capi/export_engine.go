@@ -28,7 +28,7 @@ func engine(h C.uintptr_t) (*core.Engine, error) {
 
 //export goDeviceCount
 func goDeviceCount(deviceType C.int32_t, out *C.int32_t, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		if deviceType <= 0 {
 			return core.Invalidf("device_type", "%d, want a DLPack device type such as 1 (CPU) or 2 (CUDA)", deviceType)
 		}
@@ -39,7 +39,7 @@ func goDeviceCount(deviceType C.int32_t, out *C.int32_t, message *C.char) C.int3
 
 //export goEngineCreate
 func goEngineCreate(options unsafe.Pointer, out *C.uintptr_t, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		*out = 0
 		o, err := abi.DecodeEngineOptions(options)
 		if err != nil {
@@ -56,7 +56,7 @@ func goEngineCreate(options unsafe.Pointer, out *C.uintptr_t, message *C.char) C
 
 //export goEngineDestroy
 func goEngineDestroy(h C.uintptr_t, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, ok := engines.Remove(uintptr(h))
 		if !ok {
 			_, err := engine(h)
@@ -68,7 +68,7 @@ func goEngineDestroy(h C.uintptr_t, message *C.char) C.int32_t {
 
 //export goEngineCounters
 func goEngineCounters(h C.uintptr_t, out unsafe.Pointer, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, err := engine(h)
 		if err != nil {
 			return err

@@ -15,7 +15,7 @@ import (
 
 //export goExpertsForward
 func goExpertsForward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, err := engine(h)
 		if err != nil {
 			return err
@@ -26,7 +26,7 @@ func goExpertsForward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int
 
 //export goExpertsBackward
 func goExpertsBackward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, err := engine(h)
 		if err != nil {
 			return err

@@ -15,7 +15,7 @@ import (
 
 //export goRouterForward
 func goRouterForward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, err := engine(h)
 		if err != nil {
 			return err
@@ -26,7 +26,7 @@ func goRouterForward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int3
 
 //export goRouterBackward
 func goRouterBackward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, err := engine(h)
 		if err != nil {
 			return err
@@ -37,7 +37,7 @@ func goRouterBackward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int
 
 //export goRouterUpdate
 func goRouterUpdate(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, err := engine(h)
 		if err != nil {
 			return err
@@ -48,7 +48,7 @@ func goRouterUpdate(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int32
 
 //export goRouterReport
 func goRouterReport(h C.uintptr_t, args, out unsafe.Pointer, message *C.char) C.int32_t {
-	return run(message, func() error {
+	return enter(message, func() error {
 		e, err := engine(h)
 		if err != nil {
 			return err

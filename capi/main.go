@@ -24,10 +24,10 @@ import (
 
 func main() {} // Needed by the build mode, never called.
 
-// run is what every export goes through: it carries out one call, and turns its
+// enter is what every export goes through: it carries out one call, and turns its
 // error, or its panic, into a status and the calling thread's message. A panic that
 // left an export would abort the host's process.
-func run(message *C.char, call func() error) (status C.int32_t) {
+func enter(message *C.char, call func() error) (status C.int32_t) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			status = fail(message, core.Errorf(core.Internal, "internal error: %v, at %s; please report it", cause, panicSite()))

@@ -37,17 +37,17 @@ static const char *nvml_no_text(void) { return "NVML is not loaded"; }
 /* The initialisers are constants because Go's packages start on a thread of their own,
  * maybe before the constructors of C are done. */
 #define SLOT(name, function) \
-  __attribute__((visibility("hidden"), used)) void *gmoe_slot_##name = (void *)(function);
+  __attribute__((visibility("hidden"), used)) void *delayload_slot_##name = (void *)(function);
 #define CUDA_SLOT(name) SLOT(name, AT_FIRST(name, cuda_not_loaded))
 #define NVML_SLOT(name) SLOT(name, AT_FIRST(name, nvml_not_loaded))
 LIBCUDA_SYMBOLS(CUDA_SLOT)
 LIBNVIDIA_ML_SYMBOLS(NVML_SLOT)
 
 #if defined(__x86_64__)
-#define JUMP(name) "endbr64\n jmp *gmoe_slot_" #name "(%rip)\n"
+#define JUMP(name) "endbr64\n jmp *delayload_slot_" #name "(%rip)\n"
 #elif defined(__aarch64__)
 #define JUMP(name) \
-  "hint 34\n adrp x16, gmoe_slot_" #name "\n ldr x16, [x16, :lo12:gmoe_slot_" #name "]\n br x16\n"
+  "hint 34\n adrp x16, delayload_slot_" #name "\n ldr x16, [x16, :lo12:delayload_slot_" #name "]\n br x16\n"
 #else
 #error "write the jump through a slot for this processor"
 #endif
@@ -59,17 +59,17 @@ LIBNVIDIA_ML_SYMBOLS(NVML_SLOT)
 LIBCUDA_SYMBOLS(TRAMPOLINE)
 LIBNVIDIA_ML_SYMBOLS(TRAMPOLINE)
 
-#define SYMBOL(name) {#name, &gmoe_slot_##name},
-static const struct gmoe_delay_symbol libcuda_symbols[] = {LIBCUDA_SYMBOLS(SYMBOL)};
-static const struct gmoe_delay_symbol libnvidia_ml_symbols[] = {LIBNVIDIA_ML_SYMBOLS(SYMBOL)};
+#define SYMBOL(name) {#name, &delayload_slot_##name},
+static const struct delayload_symbol libcuda_symbols[] = {LIBCUDA_SYMBOLS(SYMBOL)};
+static const struct delayload_symbol libnvidia_ml_symbols[] = {LIBNVIDIA_ML_SYMBOLS(SYMBOL)};
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-struct gmoe_delay_library gmoe_delay_libcuda = {"libcuda.so.1", libcuda_symbols, COUNT(libcuda_symbols),
+struct delayload_library delayload_libcuda = {"libcuda.so.1", libcuda_symbols, COUNT(libcuda_symbols),
                                                 (void *)cuda_missing};
-struct gmoe_delay_library gmoe_delay_libnvidia_ml = {"libnvidia-ml.so.1", libnvidia_ml_symbols,
+struct delayload_library delayload_libnvidia_ml = {"libnvidia-ml.so.1", libnvidia_ml_symbols,
                                                      COUNT(libnvidia_ml_symbols), (void *)nvml_missing};
 
-const char *gmoe_delay_open(struct gmoe_delay_library *library) {
+const char *delayload_open(struct delayload_library *library) {
   void *handle = dlopen(library->file, RTLD_NOW | RTLD_LOCAL);
   if (handle == NULL) return dlerror();
   for (size_t i = 0; i < library->count; i++) {
@@ -79,7 +79,7 @@ const char *gmoe_delay_open(struct gmoe_delay_library *library) {
   return NULL; /* The handle stays open: the slots point into the library. */
 }
 
-const char *gmoe_delay_path(const struct gmoe_delay_library *library) {
+const char *delayload_path(const struct delayload_library *library) {
   Dl_info info;
   for (size_t i = 0; i < library->count; i++) {
     void *function = *library->symbols[i].slot;

@@ -23,15 +23,15 @@ import (
 
 // Library is one driver library.
 type Library struct {
-	c     *C.struct_gmoe_delay_library
+	c     *C.struct_delayload_library
 	mutex sync.Mutex
 	path  string // "" until it is open
 }
 
 // The two libraries of the driver.
 var (
-	CUDA = &Library{c: &C.gmoe_delay_libcuda}
-	NVML = &Library{c: &C.gmoe_delay_libnvidia_ml}
+	CUDA = &Library{c: &C.delayload_libcuda}
+	NVML = &Library{c: &C.delayload_libnvidia_ml}
 )
 
 // Open loads the library by the loader's search order. When it is already open, Open
@@ -44,10 +44,10 @@ func (l *Library) Open() error {
 	}
 	runtime.LockOSThread() // The loader's text belongs to the thread.
 	defer runtime.UnlockOSThread()
-	if text := C.gmoe_delay_open(l.c); text != nil {
+	if text := C.delayload_open(l.c); text != nil {
 		return errors.New(C.GoString(text)) // It names the file.
 	}
-	l.path = C.GoString(C.gmoe_delay_path(l.c))
+	l.path = C.GoString(C.delayload_path(l.c))
 	return nil
 }
 
