@@ -9,7 +9,7 @@ import (
 )
 
 // rowKernel multiplies a fixed number of rows of x, in assembly.
-type rowKernel[W float32 | uint16] func(n, k int, x *float32, ldx int, w *W, ldw, ahead int, y *float32, ldy int, accumulate bool)
+type rowKernel[W float32 | uint16] func(n, k int, x *float32, ldx int, w *W, ldw, ahead1, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // Kernels by level, for 1, 2, ... rows.
 var (
@@ -54,9 +54,10 @@ func gemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *floa
 }
 
 // panelsNT covers y by panels of few columns: all rows of x pass over the rows of
-// w of one panel while those are in the cache, and ask for those of the next. k
-// goes in chunks, so that the rows of x stay in the cache too; the chunks depend
-// on k alone, and with them the order of additions.
+// w of one panel while those are in the cache, and ask for those of the next on
+// the way, in equal parts so that memory never rests. k goes in chunks, so that
+// the rows of x stay in the cache too; the chunks depend on k alone, and with them
+// the order of additions.
 func panelsNT[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
 	blocks := (m + len(kernels) - 1) / len(kernels)
 	chunk := chunkNT
@@ -64,35 +65,51 @@ func panelsNT[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float3
 		chunks := (k + chunkNT - 1) / chunkNT
 		chunk = ((k+chunks-1)/chunks + 31) &^ 31
 	}
+	columns := columnsNT
 	if blocks == 1 {
-		columns := 8
+		// w is read in the order of its rows, which the processor foresees.
 		if k <= chunk {
-			columns = max(8, preemptible/k&^7)
+			columns = max(columnsNT, preemptible/k&^(columnsNT-1))
 		}
 		for j := 0; j < n; j += columns {
 			for p := 0; p < k; p += chunk {
-				kernels[m-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, 0, p), ldx, at(w, ldw, j, p), ldw, 0, at(y, ldy, 0, j), ldy, accumulate || p > 0)
+				kernels[m-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, 0, p), ldx, at(w, ldw, j, p), ldw, 0, 0, at(y, ldy, 0, j), ldy, accumulate || p > 0)
 			}
 		}
 		return
 	}
-	const columns = 16
 	for p := 0; p < k; p += chunk {
 		for j := 0; j < n; j += columns {
 			for b := range blocks {
 				first, last := m*b/blocks, m*(b+1)/blocks
-				ahead := 0
-				if b < 2 && j+2*columns <= n {
-					ahead = (columns + b*columns/2) * ldw // half of the next panel each
+				ahead1, ahead2 := 0, 0
+				if j+2*columns <= n {
+					ahead1, ahead2 = ahead(b, blocks, columns*ldw, ldw)
 				}
-				kernels[last-first-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, first, p), ldx, at(w, ldw, j, p), ldw, ahead, at(y, ldy, first, j), ldy, accumulate || p > 0)
+				kernels[last-first-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, first, p), ldx, at(w, ldw, j, p), ldw, ahead1, ahead2, at(y, ldy, first, j), ldy, accumulate || p > 0)
 			}
 		}
 	}
 }
 
-// chunkNT is the number of columns of x that GemmNT goes through at a time.
-const chunkNT = 1024
+// ahead shares four parts of what comes next out to the blocks of rows: it gives
+// the first and the last part that block b asks for, as distances in elements
+// from what it reads; 0 where there is nothing left to ask for.
+func ahead(b, blocks, next, part int) (first, last int) {
+	shared := min(blocks, 4)
+	if b >= shared {
+		return 0, 0
+	}
+	return next + 4*b/shared*part, next + (4*(b+1)/shared-1)*part
+}
+
+const (
+	// columnsNT is the width of a panel of GemmNT: two blocks of a kernel.
+	columnsNT = 8
+	// chunkNT is the number of columns of x that GemmNT goes through at a time: a
+	// panel of that many fills most of the first-level cache.
+	chunkNT = 1024
+)
 
 func gemmNN(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, ldy int, accumulate bool) {
 	if active == portable {
@@ -111,32 +128,35 @@ func gemmNNBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *floa
 }
 
 // panelsNN goes through w by chunks of few rows, and a chunk by strips of columns
-// from left to right: all rows of x pass over a strip while it is in the cache.
-// What a strip adds to y waits there for the next chunk.
+// from left to right: all rows of x pass over a strip while it is in the cache,
+// and ask for the next on the way. What a strip adds to y waits there for the
+// next chunk; the order of additions does not depend on the chunks.
 func panelsNN[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
 	blocks := (m + len(kernels) - 1) / len(kernels)
-	strip := stripNN
-	if blocks == 1 {
-		strip = n
+	chunk, strip := chunkNN, n
+	if blocks > 1 {
+		chunk, strip = 2*chunkNN, stripNN
 	}
-	for p := 0; p < k; p += chunkNN {
+	for p := 0; p < k; p += chunk {
 		for j := 0; j < n; j += strip {
 			for b := range blocks {
 				first, last := m*b/blocks, m*(b+1)/blocks
-				ahead := 0
-				if b == 0 {
-					ahead = aheadNN
+				ahead1, ahead2 := 0, 0
+				if blocks > 1 {
+					ahead1, ahead2 = ahead(b, blocks, strip, strip/4)
 				}
-				kernels[last-first-1](min(strip, n-j), min(chunkNN, k-p), at(x, ldx, first, p), ldx, at(w, ldw, p, j), ldw, ahead, at(y, ldy, first, j), ldy, accumulate || p > 0)
+				kernels[last-first-1](min(strip, n-j), min(chunk, k-p), at(x, ldx, first, p), ldx, at(w, ldw, p, j), ldw, ahead1, ahead2, at(y, ldy, first, j), ldy, accumulate || p > 0)
 			}
 		}
 	}
 }
 
-var (
-	chunkNN = 64
+const (
+	// chunkNN is the number of rows of w that GemmNN goes through at a time: no
+	// more than the processor keeps page addresses and streams for.
+	chunkNN = 32
+	// stripNN is the number of columns: four vectors of AVX-512, a kernel's block.
 	stripNN = 64
-	aheadNN = 64
 )
 
 // gradientKernel multiplies for a fixed number of rows of y, in assembly.

@@ -7,19 +7,19 @@ package vector
 // gemmNN1AVX2 is y[1,n] (+)= x[1,k] w[k,n].
 //
 //go:noescape
-func gemmNN1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNN2AVX2 is y[2,n] (+)= x[2,k] w[k,n].
 //
 //go:noescape
-func gemmNN2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF161AVX2 is y[1,n] (+)= x[1,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF162AVX2 is y[2,n] (+)= x[2,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)

@@ -4,21 +4,23 @@
 
 #include "textflag.h"
 
-// func gemmNN1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNN1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmNN1AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNN1AVX2(SB), NOSPLIT, $0-81
 	MOVQ n+0(FP), AX
 	MOVQ k+8(FP), CX
 	MOVQ w+32(FP), DX
-	MOVQ y+56(FP), BX
+	MOVQ y+64(FP), BX
 	MOVQ ldx+24(FP), SI
 	SHLQ $0x02, SI
 	MOVQ ldw+40(FP), SI
 	SHLQ $0x02, SI
-	MOVQ ldy+64(FP), DI
+	MOVQ ldy+72(FP), DI
 	SHLQ $0x02, DI
-	MOVQ ahead+48(FP), DI
+	MOVQ ahead1+48(FP), DI
 	SHLQ $0x02, DI
+	MOVQ ahead2+56(FP), R8
+	SHLQ $0x02, R8
 
 loop1:
 	CMPQ    AX, $0x20
@@ -27,46 +29,46 @@ loop1:
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVB    accumulate+72(FP), R8
-	TESTB   R8, R8
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
 	JE      start3
-	MOVQ    BX, R8
-	VMOVUPS (R8), Y0
-	VMOVUPS 32(R8), Y1
-	VMOVUPS 64(R8), Y2
-	VMOVUPS 96(R8), Y3
+	MOVQ    BX, R9
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	VMOVUPS 64(R9), Y2
+	VMOVUPS 96(R9), Y3
 
 start3:
-	MOVQ  x+16(FP), R8
-	MOVQ  R8, R10
-	MOVQ  DX, R9
-	MOVQ  CX, R8
-	TESTQ R8, R8
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
 	JLE   done5
 
 again4:
-	VMOVUPS      (R9), Y4
-	VMOVUPS      32(R9), Y5
-	VMOVUPS      64(R9), Y6
-	VMOVUPS      96(R9), Y7
-	PREFETCHT0   (R9)(DI*1)
-	PREFETCHT0   64(R9)(DI*1)
-	VBROADCASTSS (R10), Y8
+	VMOVUPS      (R10), Y4
+	VMOVUPS      32(R10), Y5
+	VMOVUPS      64(R10), Y6
+	VMOVUPS      96(R10), Y7
+	PREFETCHT0   (R10)(DI*1)
+	PREFETCHT0   (R10)(R8*1)
+	VBROADCASTSS (R11), Y8
 	VFMADD231PS  Y4, Y8, Y0
 	VFMADD231PS  Y5, Y8, Y1
 	VFMADD231PS  Y6, Y8, Y2
 	VFMADD231PS  Y7, Y8, Y3
-	ADDQ         $0x04, R10
-	ADDQ         SI, R9
-	DECQ         R8
+	ADDQ         $0x04, R11
+	ADDQ         SI, R10
+	DECQ         R9
 	JNE          again4
 
 done5:
-	MOVQ    BX, R8
-	VMOVUPS Y0, (R8)
-	VMOVUPS Y1, 32(R8)
-	VMOVUPS Y2, 64(R8)
-	VMOVUPS Y3, 96(R8)
+	MOVQ    BX, R9
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, 32(R9)
+	VMOVUPS Y2, 64(R9)
+	VMOVUPS Y3, 96(R9)
 	ADDQ    $+128, DX
 	ADDQ    $+128, BX
 	SUBQ    $+32, AX
@@ -78,7 +80,7 @@ loop6:
 	JLT     end7
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVB    accumulate+72(FP), DI
+	MOVB    accumulate+80(FP), DI
 	TESTB   DI, DI
 	JE      start8
 	MOVQ    BX, DI
@@ -118,7 +120,7 @@ loop11:
 	CMPQ    AX, $0x08
 	JLT     end12
 	VXORPS  Y0, Y0, Y0
-	MOVB    accumulate+72(FP), DI
+	MOVB    accumulate+80(FP), DI
 	TESTB   DI, DI
 	JE      start13
 	MOVQ    BX, DI
@@ -155,7 +157,7 @@ end12:
 
 one17:
 	VXORPS Y0, Y0, Y0
-	MOVB   accumulate+72(FP), DI
+	MOVB   accumulate+80(FP), DI
 	TESTB  DI, DI
 	JE     start18
 	MOVQ   BX, DI
@@ -190,21 +192,23 @@ end16:
 	VZEROUPPER
 	RET
 
-// func gemmNN2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNN2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmNN2AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNN2AVX2(SB), NOSPLIT, $0-81
 	MOVQ n+0(FP), AX
 	MOVQ k+8(FP), CX
 	MOVQ w+32(FP), DX
-	MOVQ y+56(FP), BX
+	MOVQ y+64(FP), BX
 	MOVQ ldx+24(FP), SI
 	SHLQ $0x02, SI
 	MOVQ ldw+40(FP), DI
 	SHLQ $0x02, DI
-	MOVQ ldy+64(FP), R8
+	MOVQ ldy+72(FP), R8
 	SHLQ $0x02, R8
-	MOVQ ahead+48(FP), R9
+	MOVQ ahead1+48(FP), R9
 	SHLQ $0x02, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x02, R10
 
 loop21:
 	CMPQ    AX, $0x20
@@ -217,59 +221,59 @@ loop21:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVB    accumulate+72(FP), R10
-	TESTB   R10, R10
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
 	JE      start23
-	MOVQ    BX, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	VMOVUPS 64(R10), Y2
-	VMOVUPS 96(R10), Y3
-	VMOVUPS (R10)(R8*1), Y4
-	VMOVUPS 32(R10)(R8*1), Y5
-	VMOVUPS 64(R10)(R8*1), Y6
-	VMOVUPS 96(R10)(R8*1), Y7
+	MOVQ    BX, R11
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS 64(R11), Y2
+	VMOVUPS 96(R11), Y3
+	VMOVUPS (R11)(R8*1), Y4
+	VMOVUPS 32(R11)(R8*1), Y5
+	VMOVUPS 64(R11)(R8*1), Y6
+	VMOVUPS 96(R11)(R8*1), Y7
 
 start23:
-	MOVQ  x+16(FP), R10
-	MOVQ  R10, R12
-	MOVQ  DX, R11
-	MOVQ  CX, R10
-	TESTQ R10, R10
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
 	JLE   done25
 
 again24:
-	VMOVUPS      (R11), Y8
-	VMOVUPS      32(R11), Y9
-	VMOVUPS      64(R11), Y10
-	VMOVUPS      96(R11), Y11
-	PREFETCHT0   (R11)(R9*1)
-	PREFETCHT0   64(R11)(R9*1)
-	VBROADCASTSS (R12), Y12
+	VMOVUPS      (R12), Y8
+	VMOVUPS      32(R12), Y9
+	VMOVUPS      64(R12), Y10
+	VMOVUPS      96(R12), Y11
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y1
 	VFMADD231PS  Y10, Y12, Y2
 	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (R12)(SI*1), Y12
+	VBROADCASTSS (R13)(SI*1), Y12
 	VFMADD231PS  Y8, Y12, Y4
 	VFMADD231PS  Y9, Y12, Y5
 	VFMADD231PS  Y10, Y12, Y6
 	VFMADD231PS  Y11, Y12, Y7
-	ADDQ         $0x04, R12
-	ADDQ         DI, R11
-	DECQ         R10
+	ADDQ         $0x04, R13
+	ADDQ         DI, R12
+	DECQ         R11
 	JNE          again24
 
 done25:
-	MOVQ    BX, R10
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, 32(R10)
-	VMOVUPS Y2, 64(R10)
-	VMOVUPS Y3, 96(R10)
-	VMOVUPS Y4, (R10)(R8*1)
-	VMOVUPS Y5, 32(R10)(R8*1)
-	VMOVUPS Y6, 64(R10)(R8*1)
-	VMOVUPS Y7, 96(R10)(R8*1)
+	MOVQ    BX, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, 64(R11)
+	VMOVUPS Y3, 96(R11)
+	VMOVUPS Y4, (R11)(R8*1)
+	VMOVUPS Y5, 32(R11)(R8*1)
+	VMOVUPS Y6, 64(R11)(R8*1)
+	VMOVUPS Y7, 96(R11)(R8*1)
 	ADDQ    $+128, DX
 	ADDQ    $+128, BX
 	SUBQ    $+32, AX
@@ -283,7 +287,7 @@ loop26:
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVB    accumulate+72(FP), R9
+	MOVB    accumulate+80(FP), R9
 	TESTB   R9, R9
 	JE      start28
 	MOVQ    BX, R9
@@ -331,7 +335,7 @@ loop31:
 	JLT     end32
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVB    accumulate+72(FP), R9
+	MOVB    accumulate+80(FP), R9
 	TESTB   R9, R9
 	JE      start33
 	MOVQ    BX, R9
@@ -373,7 +377,7 @@ end32:
 one37:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVB   accumulate+72(FP), R9
+	MOVB   accumulate+80(FP), R9
 	TESTB  R9, R9
 	JE     start38
 	MOVQ   BX, R9
@@ -412,21 +416,23 @@ end36:
 	VZEROUPPER
 	RET
 
-// func gemmNNBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNNBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·gemmNNBF161AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNNBF161AVX2(SB), NOSPLIT, $0-81
 	MOVQ n+0(FP), AX
 	MOVQ k+8(FP), CX
 	MOVQ w+32(FP), DX
-	MOVQ y+56(FP), BX
+	MOVQ y+64(FP), BX
 	MOVQ ldx+24(FP), SI
 	SHLQ $0x02, SI
 	MOVQ ldw+40(FP), SI
 	SHLQ $0x01, SI
-	MOVQ ldy+64(FP), DI
+	MOVQ ldy+72(FP), DI
 	SHLQ $0x02, DI
-	MOVQ ahead+48(FP), DI
+	MOVQ ahead1+48(FP), DI
 	SHLQ $0x01, DI
+	MOVQ ahead2+56(FP), R8
+	SHLQ $0x01, R8
 
 loop41:
 	CMPQ    AX, $0x20
@@ -435,49 +441,50 @@ loop41:
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVB    accumulate+72(FP), R8
-	TESTB   R8, R8
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
 	JE      start43
-	MOVQ    BX, R8
-	VMOVUPS (R8), Y0
-	VMOVUPS 32(R8), Y1
-	VMOVUPS 64(R8), Y2
-	VMOVUPS 96(R8), Y3
+	MOVQ    BX, R9
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	VMOVUPS 64(R9), Y2
+	VMOVUPS 96(R9), Y3
 
 start43:
-	MOVQ  x+16(FP), R8
-	MOVQ  R8, R10
-	MOVQ  DX, R9
-	MOVQ  CX, R8
-	TESTQ R8, R8
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
 	JLE   done45
 
 again44:
-	VPMOVZXWD    (R9), Y4
+	VPMOVZXWD    (R10), Y4
 	VPSLLD       $0x10, Y4, Y4
-	VPMOVZXWD    16(R9), Y5
+	VPMOVZXWD    16(R10), Y5
 	VPSLLD       $0x10, Y5, Y5
-	VPMOVZXWD    32(R9), Y6
+	VPMOVZXWD    32(R10), Y6
 	VPSLLD       $0x10, Y6, Y6
-	VPMOVZXWD    48(R9), Y7
+	VPMOVZXWD    48(R10), Y7
 	VPSLLD       $0x10, Y7, Y7
-	PREFETCHT0   (R9)(DI*1)
-	VBROADCASTSS (R10), Y8
+	PREFETCHT0   (R10)(DI*1)
+	PREFETCHT0   (R10)(R8*1)
+	VBROADCASTSS (R11), Y8
 	VFMADD231PS  Y4, Y8, Y0
 	VFMADD231PS  Y5, Y8, Y1
 	VFMADD231PS  Y6, Y8, Y2
 	VFMADD231PS  Y7, Y8, Y3
-	ADDQ         $0x04, R10
-	ADDQ         SI, R9
-	DECQ         R8
+	ADDQ         $0x04, R11
+	ADDQ         SI, R10
+	DECQ         R9
 	JNE          again44
 
 done45:
-	MOVQ    BX, R8
-	VMOVUPS Y0, (R8)
-	VMOVUPS Y1, 32(R8)
-	VMOVUPS Y2, 64(R8)
-	VMOVUPS Y3, 96(R8)
+	MOVQ    BX, R9
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, 32(R9)
+	VMOVUPS Y2, 64(R9)
+	VMOVUPS Y3, 96(R9)
 	ADDQ    $+64, DX
 	ADDQ    $+128, BX
 	SUBQ    $+32, AX
@@ -489,7 +496,7 @@ loop46:
 	JLT     end47
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVB    accumulate+72(FP), DI
+	MOVB    accumulate+80(FP), DI
 	TESTB   DI, DI
 	JE      start48
 	MOVQ    BX, DI
@@ -531,7 +538,7 @@ loop51:
 	CMPQ    AX, $0x08
 	JLT     end52
 	VXORPS  Y0, Y0, Y0
-	MOVB    accumulate+72(FP), DI
+	MOVB    accumulate+80(FP), DI
 	TESTB   DI, DI
 	JE      start53
 	MOVQ    BX, DI
@@ -569,7 +576,7 @@ end52:
 
 one57:
 	VXORPS Y0, Y0, Y0
-	MOVB   accumulate+72(FP), DI
+	MOVB   accumulate+80(FP), DI
 	TESTB  DI, DI
 	JE     start58
 	MOVQ   BX, DI
@@ -606,21 +613,23 @@ end56:
 	VZEROUPPER
 	RET
 
-// func gemmNNBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNNBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·gemmNNBF162AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNNBF162AVX2(SB), NOSPLIT, $0-81
 	MOVQ n+0(FP), AX
 	MOVQ k+8(FP), CX
 	MOVQ w+32(FP), DX
-	MOVQ y+56(FP), BX
+	MOVQ y+64(FP), BX
 	MOVQ ldx+24(FP), SI
 	SHLQ $0x02, SI
 	MOVQ ldw+40(FP), DI
 	SHLQ $0x01, DI
-	MOVQ ldy+64(FP), R8
+	MOVQ ldy+72(FP), R8
 	SHLQ $0x02, R8
-	MOVQ ahead+48(FP), R9
+	MOVQ ahead1+48(FP), R9
 	SHLQ $0x01, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x01, R10
 
 loop61:
 	CMPQ    AX, $0x20
@@ -633,62 +642,63 @@ loop61:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVB    accumulate+72(FP), R10
-	TESTB   R10, R10
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
 	JE      start63
-	MOVQ    BX, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	VMOVUPS 64(R10), Y2
-	VMOVUPS 96(R10), Y3
-	VMOVUPS (R10)(R8*1), Y4
-	VMOVUPS 32(R10)(R8*1), Y5
-	VMOVUPS 64(R10)(R8*1), Y6
-	VMOVUPS 96(R10)(R8*1), Y7
+	MOVQ    BX, R11
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS 64(R11), Y2
+	VMOVUPS 96(R11), Y3
+	VMOVUPS (R11)(R8*1), Y4
+	VMOVUPS 32(R11)(R8*1), Y5
+	VMOVUPS 64(R11)(R8*1), Y6
+	VMOVUPS 96(R11)(R8*1), Y7
 
 start63:
-	MOVQ  x+16(FP), R10
-	MOVQ  R10, R12
-	MOVQ  DX, R11
-	MOVQ  CX, R10
-	TESTQ R10, R10
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
 	JLE   done65
 
 again64:
-	VPMOVZXWD    (R11), Y8
+	VPMOVZXWD    (R12), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(R11), Y9
+	VPMOVZXWD    16(R12), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VPMOVZXWD    32(R11), Y10
+	VPMOVZXWD    32(R12), Y10
 	VPSLLD       $0x10, Y10, Y10
-	VPMOVZXWD    48(R11), Y11
+	VPMOVZXWD    48(R12), Y11
 	VPSLLD       $0x10, Y11, Y11
-	PREFETCHT0   (R11)(R9*1)
-	VBROADCASTSS (R12), Y12
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y12
 	VFMADD231PS  Y8, Y12, Y0
 	VFMADD231PS  Y9, Y12, Y1
 	VFMADD231PS  Y10, Y12, Y2
 	VFMADD231PS  Y11, Y12, Y3
-	VBROADCASTSS (R12)(SI*1), Y12
+	VBROADCASTSS (R13)(SI*1), Y12
 	VFMADD231PS  Y8, Y12, Y4
 	VFMADD231PS  Y9, Y12, Y5
 	VFMADD231PS  Y10, Y12, Y6
 	VFMADD231PS  Y11, Y12, Y7
-	ADDQ         $0x04, R12
-	ADDQ         DI, R11
-	DECQ         R10
+	ADDQ         $0x04, R13
+	ADDQ         DI, R12
+	DECQ         R11
 	JNE          again64
 
 done65:
-	MOVQ    BX, R10
-	VMOVUPS Y0, (R10)
-	VMOVUPS Y1, 32(R10)
-	VMOVUPS Y2, 64(R10)
-	VMOVUPS Y3, 96(R10)
-	VMOVUPS Y4, (R10)(R8*1)
-	VMOVUPS Y5, 32(R10)(R8*1)
-	VMOVUPS Y6, 64(R10)(R8*1)
-	VMOVUPS Y7, 96(R10)(R8*1)
+	MOVQ    BX, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, 64(R11)
+	VMOVUPS Y3, 96(R11)
+	VMOVUPS Y4, (R11)(R8*1)
+	VMOVUPS Y5, 32(R11)(R8*1)
+	VMOVUPS Y6, 64(R11)(R8*1)
+	VMOVUPS Y7, 96(R11)(R8*1)
 	ADDQ    $+64, DX
 	ADDQ    $+128, BX
 	SUBQ    $+32, AX
@@ -702,7 +712,7 @@ loop66:
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVB    accumulate+72(FP), R9
+	MOVB    accumulate+80(FP), R9
 	TESTB   R9, R9
 	JE      start68
 	MOVQ    BX, R9
@@ -752,7 +762,7 @@ loop71:
 	JLT     end72
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVB    accumulate+72(FP), R9
+	MOVB    accumulate+80(FP), R9
 	TESTB   R9, R9
 	JE      start73
 	MOVQ    BX, R9
@@ -795,7 +805,7 @@ end72:
 one77:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	MOVB   accumulate+72(FP), R9
+	MOVB   accumulate+80(FP), R9
 	TESTB  R9, R9
 	JE     start78
 	MOVQ   BX, R9

@@ -7,59 +7,59 @@ package vector
 // gemmNN1AVX512 is y[1,n] (+)= x[1,k] w[k,n].
 //
 //go:noescape
-func gemmNN1AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN1AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNN2AVX512 is y[2,n] (+)= x[2,k] w[k,n].
 //
 //go:noescape
-func gemmNN2AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN2AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNN3AVX512 is y[3,n] (+)= x[3,k] w[k,n].
 //
 //go:noescape
-func gemmNN3AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN3AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNN4AVX512 is y[4,n] (+)= x[4,k] w[k,n].
 //
 //go:noescape
-func gemmNN4AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN4AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNN5AVX512 is y[5,n] (+)= x[5,k] w[k,n].
 //
 //go:noescape
-func gemmNN5AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN5AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNN6AVX512 is y[6,n] (+)= x[6,k] w[k,n].
 //
 //go:noescape
-func gemmNN6AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNN6AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF161AVX512 is y[1,n] (+)= x[1,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF161AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF161AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF162AVX512 is y[2,n] (+)= x[2,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF162AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF162AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF163AVX512 is y[3,n] (+)= x[3,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF163AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF163AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF164AVX512 is y[4,n] (+)= x[4,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF164AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF164AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF165AVX512 is y[5,n] (+)= x[5,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF165AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF165AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNNBF166AVX512 is y[6,n] (+)= x[6,k] w[k,n].
 //
 //go:noescape
-func gemmNNBF166AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNNBF166AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)

@@ -7,29 +7,29 @@ package vector
 // gemmNT1AVX2 is y[1,n] (+)= x[1,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNT2AVX2 is y[2,n] (+)= x[2,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNT3AVX2 is y[3,n] (+)= x[3,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT3AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT3AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF161AVX2 is y[1,n] (+)= x[1,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF162AVX2 is y[2,n] (+)= x[2,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF163AVX2 is y[3,n] (+)= x[3,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF163AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF163AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)

@@ -4,107 +4,107 @@
 
 #include "textflag.h"
 
-// func gemmNT1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNT1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmNT1AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNT1AVX2(SB), NOSPLIT, $0-81
 	MOVQ  n+0(FP), AX
 	MOVQ  w+32(FP), CX
-	MOVQ  y+56(FP), DX
-	MOVQ  ahead+48(FP), BX
+	MOVQ  y+64(FP), DX
+	MOVQ  ldx+24(FP), BX
 	SHLQ  $0x02, BX
-	ADDQ  CX, BX
-	MOVQ  ldx+24(FP), SI
-	SHLQ  $0x02, SI
-	MOVQ  ldy+64(FP), SI
-	SHLQ  $0x02, SI
+	MOVQ  ldy+72(FP), BX
+	SHLQ  $0x02, BX
 	TESTQ AX, AX
 	JLE   end2
 
 column1:
-	MOVQ    ldw+40(FP), SI
-	SHLQ    $0x02, SI
-	MOVQ    CX, DI
-	LEAQ    (CX)(SI*1), R8
+	MOVQ    ldw+40(FP), BX
+	SHLQ    $0x02, BX
+	MOVQ    CX, SI
+	LEAQ    (CX)(BX*1), DI
 	CMPQ    AX, $0x01
+	CMOVQGT DI, SI
+	MOVQ    SI, DI
+	LEAQ    (SI)(BX*1), R8
+	CMPQ    AX, $0x02
 	CMOVQGT R8, DI
 	MOVQ    DI, R8
-	LEAQ    (DI)(SI*1), R9
-	CMPQ    AX, $0x02
-	CMOVQGT R9, R8
-	MOVQ    R8, R9
-	LEAQ    (R8)(SI*1), R10
+	LEAQ    (DI)(BX*1), BX
 	CMPQ    AX, $0x03
-	CMOVQGT R10, R9
-	LEAQ    (BX)(SI*1), SI
+	CMOVQGT BX, R8
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    k+8(FP), R11
-	MOVQ    x+16(FP), R12
-	XORQ    R10, R10
-	SUBQ    $0x10, R11
+	MOVQ    k+8(FP), R9
+	MOVQ    x+16(FP), R10
+	XORQ    BX, BX
+	SUBQ    $0x10, R9
 	JL      once4
+	MOVQ    ahead1+48(FP), R11
+	MOVQ    ahead2+56(FP), R12
 
 twice3:
-	PREFETCHT1  (BX)(R10*4)
-	PREFETCHT1  (SI)(R10*4)
-	VMOVUPS     (R12), Y4
-	VMOVUPS     (CX)(R10*4), Y5
+	PREFETCHT1  (CX)(R11*4)
+	PREFETCHT1  (CX)(R12*4)
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (CX)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     (DI)(R10*4), Y5
+	VMOVUPS     (SI)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     (R8)(R10*4), Y5
+	VMOVUPS     (DI)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     (R9)(R10*4), Y5
+	VMOVUPS     (R8)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y3
-	VMOVUPS     32(R12), Y4
-	VMOVUPS     32(CX)(R10*4), Y5
+	VMOVUPS     32(R10), Y4
+	VMOVUPS     32(CX)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     32(DI)(R10*4), Y5
+	VMOVUPS     32(SI)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     32(R8)(R10*4), Y5
+	VMOVUPS     32(DI)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     32(R9)(R10*4), Y5
+	VMOVUPS     32(R8)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000010, R10
-	ADDQ        $0x00000040, R12
-	SUBQ        $0x10, R11
+	ADDQ        $0x00000010, BX
+	ADDQ        $0x00000010, R11
+	ADDQ        $0x00000010, R12
+	ADDQ        $0x00000040, R10
+	SUBQ        $0x10, R9
 	JGE         twice3
 
 once4:
-	ADDQ        $0x08, R11
+	ADDQ        $0x08, R9
 	JL          tail5
-	VMOVUPS     (R12), Y4
-	VMOVUPS     (CX)(R10*4), Y5
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (CX)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     (DI)(R10*4), Y5
+	VMOVUPS     (SI)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     (R8)(R10*4), Y5
+	VMOVUPS     (DI)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     (R9)(R10*4), Y5
+	VMOVUPS     (R8)(BX*4), Y5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000008, R10
-	ADDQ        $0x00000020, R12
-	SUBQ        $0x08, R11
+	ADDQ        $0x00000008, BX
+	ADDQ        $0x00000020, R10
+	SUBQ        $0x08, R9
 
 tail5:
-	ADDQ $0x08, R11
+	ADDQ $0x08, R9
 	JLE  done6
 
 one7:
-	VMOVSS      (R12), X4
-	VMOVSS      (CX)(R10*4), X5
+	VMOVSS      (R10), X4
+	VMOVSS      (CX)(BX*4), X5
 	VFMADD231PS Y4, Y5, Y0
-	VMOVSS      (DI)(R10*4), X5
+	VMOVSS      (SI)(BX*4), X5
 	VFMADD231PS Y4, Y5, Y1
-	VMOVSS      (R8)(R10*4), X5
+	VMOVSS      (DI)(BX*4), X5
 	VFMADD231PS Y4, Y5, Y2
-	VMOVSS      (R9)(R10*4), X5
+	VMOVSS      (R8)(BX*4), X5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000001, R10
-	ADDQ        $0x00000004, R12
-	DECQ        R11
+	ADDQ        $0x00000001, BX
+	ADDQ        $0x00000004, R10
+	DECQ        R9
 	JNE         one7
 
 done6:
@@ -119,27 +119,26 @@ done6:
 	VADDPS       Y1, Y4, Y0
 	VEXTRACTF128 $0x01, Y0, X4
 	VADDPS       X4, X0, X0
-	MOVQ         $0x00000004, SI
-	CMPQ         AX, SI
-	CMOVQLT      AX, SI
-	LEAQ         lanes8<>+16(SB), DI
-	NEGQ         SI
-	VMOVUPS      (DI)(SI*4), X1
-	MOVB         accumulate+72(FP), SI
-	TESTB        SI, SI
+	MOVQ         $0x00000004, BX
+	CMPQ         AX, BX
+	CMOVQLT      AX, BX
+	LEAQ         lanes8<>+16(SB), SI
+	NEGQ         BX
+	VMOVUPS      (SI)(BX*4), X1
+	MOVB         accumulate+80(FP), BL
+	TESTB        BL, BL
 	JE           store8
-	MOVQ         DX, SI
-	VMASKMOVPS   (SI), X1, X2
+	MOVQ         DX, BX
+	VMASKMOVPS   (BX), X1, X2
 	VADDPS       X2, X0, X0
 
 store8:
-	MOVQ       DX, SI
-	VMASKMOVPS X0, X1, (SI)
+	MOVQ       DX, BX
+	VMASKMOVPS X0, X1, (BX)
 	ADDQ       $0x10, DX
-	MOVQ       ldw+40(FP), SI
-	SHLQ       $0x02, SI
-	LEAQ       (CX)(SI*4), CX
-	LEAQ       (BX)(SI*2), BX
+	MOVQ       ldw+40(FP), BX
+	SHLQ       $0x02, BX
+	LEAQ       (CX)(BX*4), CX
 	SUBQ       $0x04, AX
 	JG         column1
 
@@ -157,38 +156,34 @@ DATA lanes8<>+24(SB)/4, $0x00000000
 DATA lanes8<>+28(SB)/4, $0x00000000
 GLOBL lanes8<>(SB), RODATA|NOPTR, $32
 
-// func gemmNT2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNT2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmNT2AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNT2AVX2(SB), NOSPLIT, $0-81
 	MOVQ  n+0(FP), AX
 	MOVQ  w+32(FP), CX
-	MOVQ  y+56(FP), DX
-	MOVQ  ahead+48(FP), BX
+	MOVQ  y+64(FP), DX
+	MOVQ  ldx+24(FP), BX
 	SHLQ  $0x02, BX
-	ADDQ  CX, BX
-	MOVQ  ldx+24(FP), SI
+	MOVQ  ldy+72(FP), SI
 	SHLQ  $0x02, SI
-	MOVQ  ldy+64(FP), DI
-	SHLQ  $0x02, DI
 	TESTQ AX, AX
 	JLE   end11
 
 column10:
-	MOVQ    ldw+40(FP), R8
-	SHLQ    $0x02, R8
-	MOVQ    CX, R9
-	LEAQ    (CX)(R8*1), R10
+	MOVQ    ldw+40(FP), DI
+	SHLQ    $0x02, DI
+	MOVQ    CX, R8
+	LEAQ    (CX)(DI*1), R9
 	CMPQ    AX, $0x01
+	CMOVQGT R9, R8
+	MOVQ    R8, R9
+	LEAQ    (R8)(DI*1), R10
+	CMPQ    AX, $0x02
 	CMOVQGT R10, R9
 	MOVQ    R9, R10
-	LEAQ    (R9)(R8*1), R11
-	CMPQ    AX, $0x02
-	CMOVQGT R11, R10
-	MOVQ    R10, R11
-	LEAQ    (R10)(R8*1), R12
+	LEAQ    (R9)(DI*1), DI
 	CMPQ    AX, $0x03
-	CMOVQGT R12, R11
-	LEAQ    (BX)(R8*1), R8
+	CMOVQGT DI, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -197,95 +192,99 @@ column10:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    k+8(FP), R13
-	MOVQ    x+16(FP), R14
-	XORQ    R12, R12
-	SUBQ    $0x10, R13
+	MOVQ    k+8(FP), R11
+	MOVQ    x+16(FP), R12
+	XORQ    DI, DI
+	SUBQ    $0x10, R11
 	JL      once13
+	MOVQ    ahead1+48(FP), R13
+	MOVQ    ahead2+56(FP), R14
 
 twice12:
-	PREFETCHT1  (BX)(R12*4)
-	PREFETCHT1  (R8)(R12*4)
-	VMOVUPS     (R14), Y8
-	VMOVUPS     (R14)(SI*1), Y9
-	VMOVUPS     (CX)(R12*4), Y10
+	PREFETCHT1  (CX)(R13*4)
+	PREFETCHT1  (CX)(R14*4)
+	VMOVUPS     (R12), Y8
+	VMOVUPS     (R12)(BX*1), Y9
+	VMOVUPS     (CX)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y0
 	VFMADD231PS Y9, Y10, Y4
-	VMOVUPS     (R9)(R12*4), Y10
+	VMOVUPS     (R8)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y1
 	VFMADD231PS Y9, Y10, Y5
-	VMOVUPS     (R10)(R12*4), Y10
+	VMOVUPS     (R9)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y2
 	VFMADD231PS Y9, Y10, Y6
-	VMOVUPS     (R11)(R12*4), Y10
+	VMOVUPS     (R10)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y3
 	VFMADD231PS Y9, Y10, Y7
-	VMOVUPS     32(R14), Y8
-	VMOVUPS     32(R14)(SI*1), Y9
-	VMOVUPS     32(CX)(R12*4), Y10
+	VMOVUPS     32(R12), Y8
+	VMOVUPS     32(R12)(BX*1), Y9
+	VMOVUPS     32(CX)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y0
 	VFMADD231PS Y9, Y10, Y4
-	VMOVUPS     32(R9)(R12*4), Y10
+	VMOVUPS     32(R8)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y1
 	VFMADD231PS Y9, Y10, Y5
-	VMOVUPS     32(R10)(R12*4), Y10
+	VMOVUPS     32(R9)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y2
 	VFMADD231PS Y9, Y10, Y6
-	VMOVUPS     32(R11)(R12*4), Y10
+	VMOVUPS     32(R10)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y3
 	VFMADD231PS Y9, Y10, Y7
-	ADDQ        $0x00000010, R12
-	ADDQ        $0x00000040, R14
-	SUBQ        $0x10, R13
+	ADDQ        $0x00000010, DI
+	ADDQ        $0x00000010, R13
+	ADDQ        $0x00000010, R14
+	ADDQ        $0x00000040, R12
+	SUBQ        $0x10, R11
 	JGE         twice12
 
 once13:
-	ADDQ        $0x08, R13
+	ADDQ        $0x08, R11
 	JL          tail14
-	VMOVUPS     (R14), Y8
-	VMOVUPS     (R14)(SI*1), Y9
-	VMOVUPS     (CX)(R12*4), Y10
+	VMOVUPS     (R12), Y8
+	VMOVUPS     (R12)(BX*1), Y9
+	VMOVUPS     (CX)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y0
 	VFMADD231PS Y9, Y10, Y4
-	VMOVUPS     (R9)(R12*4), Y10
+	VMOVUPS     (R8)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y1
 	VFMADD231PS Y9, Y10, Y5
-	VMOVUPS     (R10)(R12*4), Y10
+	VMOVUPS     (R9)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y2
 	VFMADD231PS Y9, Y10, Y6
-	VMOVUPS     (R11)(R12*4), Y10
+	VMOVUPS     (R10)(DI*4), Y10
 	VFMADD231PS Y8, Y10, Y3
 	VFMADD231PS Y9, Y10, Y7
-	ADDQ        $0x00000008, R12
-	ADDQ        $0x00000020, R14
-	SUBQ        $0x08, R13
+	ADDQ        $0x00000008, DI
+	ADDQ        $0x00000020, R12
+	SUBQ        $0x08, R11
 
 tail14:
-	ADDQ $0x08, R13
+	ADDQ $0x08, R11
 	JLE  done15
 
 one16:
-	VMOVSS      (R14), X8
-	VMOVSS      (CX)(R12*4), X9
+	VMOVSS      (R12), X8
+	VMOVSS      (CX)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y0
-	VMOVSS      (R9)(R12*4), X9
+	VMOVSS      (R8)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y1
-	VMOVSS      (R10)(R12*4), X9
+	VMOVSS      (R9)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y2
-	VMOVSS      (R11)(R12*4), X9
+	VMOVSS      (R10)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y3
-	VMOVSS      (R14)(SI*1), X8
-	VMOVSS      (CX)(R12*4), X9
+	VMOVSS      (R12)(BX*1), X8
+	VMOVSS      (CX)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y4
-	VMOVSS      (R9)(R12*4), X9
+	VMOVSS      (R8)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y5
-	VMOVSS      (R10)(R12*4), X9
+	VMOVSS      (R9)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y6
-	VMOVSS      (R11)(R12*4), X9
+	VMOVSS      (R10)(DI*4), X9
 	VFMADD231PS Y8, Y9, Y7
-	ADDQ        $0x00000001, R12
-	ADDQ        $0x00000004, R14
-	DECQ        R13
+	ADDQ        $0x00000001, DI
+	ADDQ        $0x00000004, R12
+	DECQ        R11
 	JNE         one16
 
 done15:
@@ -311,30 +310,29 @@ done15:
 	VADDPS       Y2, Y1, Y4
 	VEXTRACTF128 $0x01, Y4, X1
 	VADDPS       X1, X4, X4
-	MOVQ         $0x00000004, R8
-	CMPQ         AX, R8
-	CMOVQLT      AX, R8
-	LEAQ         lanes17<>+16(SB), R9
-	NEGQ         R8
-	VMOVUPS      (R9)(R8*4), X1
-	MOVB         accumulate+72(FP), R8
-	TESTB        R8, R8
+	MOVQ         $0x00000004, DI
+	CMPQ         AX, DI
+	CMOVQLT      AX, DI
+	LEAQ         lanes17<>+16(SB), R8
+	NEGQ         DI
+	VMOVUPS      (R8)(DI*4), X1
+	MOVB         accumulate+80(FP), DI
+	TESTB        DI, DI
 	JE           store17
-	MOVQ         DX, R8
-	VMASKMOVPS   (R8), X1, X2
+	MOVQ         DX, DI
+	VMASKMOVPS   (DI), X1, X2
 	VADDPS       X2, X0, X0
-	VMASKMOVPS   (R8)(DI*1), X1, X2
+	VMASKMOVPS   (DI)(SI*1), X1, X2
 	VADDPS       X2, X4, X4
 
 store17:
-	MOVQ       DX, R8
-	VMASKMOVPS X0, X1, (R8)
-	VMASKMOVPS X4, X1, (R8)(DI*1)
+	MOVQ       DX, DI
+	VMASKMOVPS X0, X1, (DI)
+	VMASKMOVPS X4, X1, (DI)(SI*1)
 	ADDQ       $0x10, DX
-	MOVQ       ldw+40(FP), R8
-	SHLQ       $0x02, R8
-	LEAQ       (CX)(R8*4), CX
-	LEAQ       (BX)(R8*2), BX
+	MOVQ       ldw+40(FP), DI
+	SHLQ       $0x02, DI
+	LEAQ       (CX)(DI*4), CX
 	SUBQ       $0x04, AX
 	JG         column10
 
@@ -352,38 +350,34 @@ DATA lanes17<>+24(SB)/4, $0x00000000
 DATA lanes17<>+28(SB)/4, $0x00000000
 GLOBL lanes17<>(SB), RODATA|NOPTR, $32
 
-// func gemmNT3AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNT3AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmNT3AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNT3AVX2(SB), NOSPLIT, $0-81
 	MOVQ  n+0(FP), AX
 	MOVQ  w+32(FP), CX
-	MOVQ  y+56(FP), DX
-	MOVQ  ahead+48(FP), BX
+	MOVQ  y+64(FP), DX
+	MOVQ  ldx+24(FP), BX
 	SHLQ  $0x02, BX
-	ADDQ  CX, BX
-	MOVQ  ldx+24(FP), SI
+	MOVQ  ldy+72(FP), SI
 	SHLQ  $0x02, SI
-	MOVQ  ldy+64(FP), DI
-	SHLQ  $0x02, DI
 	TESTQ AX, AX
 	JLE   end20
 
 column19:
-	MOVQ    ldw+40(FP), R8
-	SHLQ    $0x02, R8
-	MOVQ    CX, R9
-	LEAQ    (CX)(R8*1), R10
+	MOVQ    ldw+40(FP), DI
+	SHLQ    $0x02, DI
+	MOVQ    CX, R8
+	LEAQ    (CX)(DI*1), R9
 	CMPQ    AX, $0x01
+	CMOVQGT R9, R8
+	MOVQ    R8, R9
+	LEAQ    (R8)(DI*1), R10
+	CMPQ    AX, $0x02
 	CMOVQGT R10, R9
 	MOVQ    R9, R10
-	LEAQ    (R9)(R8*1), R11
-	CMPQ    AX, $0x02
-	CMOVQGT R11, R10
-	MOVQ    R10, R11
-	LEAQ    (R10)(R8*1), R12
+	LEAQ    (R9)(DI*1), DI
 	CMPQ    AX, $0x03
-	CMOVQGT R12, R11
-	LEAQ    (BX)(R8*1), R8
+	CMOVQGT DI, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -396,119 +390,123 @@ column19:
 	VXORPS  Y9, Y9, Y9
 	VXORPS  Y10, Y10, Y10
 	VXORPS  Y11, Y11, Y11
-	MOVQ    k+8(FP), R13
-	MOVQ    x+16(FP), R14
-	XORQ    R12, R12
-	SUBQ    $0x10, R13
+	MOVQ    k+8(FP), R11
+	MOVQ    x+16(FP), R12
+	XORQ    DI, DI
+	SUBQ    $0x10, R11
 	JL      once22
+	MOVQ    ahead1+48(FP), R13
+	MOVQ    ahead2+56(FP), R14
 
 twice21:
-	PREFETCHT1  (BX)(R12*4)
-	PREFETCHT1  (R8)(R12*4)
-	VMOVUPS     (R14), Y12
-	VMOVUPS     (R14)(SI*1), Y13
-	VMOVUPS     (R14)(SI*2), Y14
-	VMOVUPS     (CX)(R12*4), Y15
+	PREFETCHT1  (CX)(R13*4)
+	PREFETCHT1  (CX)(R14*4)
+	VMOVUPS     (R12), Y12
+	VMOVUPS     (R12)(BX*1), Y13
+	VMOVUPS     (R12)(BX*2), Y14
+	VMOVUPS     (CX)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y0
 	VFMADD231PS Y13, Y15, Y4
 	VFMADD231PS Y14, Y15, Y8
-	VMOVUPS     (R9)(R12*4), Y15
+	VMOVUPS     (R8)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y1
 	VFMADD231PS Y13, Y15, Y5
 	VFMADD231PS Y14, Y15, Y9
-	VMOVUPS     (R10)(R12*4), Y15
+	VMOVUPS     (R9)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y2
 	VFMADD231PS Y13, Y15, Y6
 	VFMADD231PS Y14, Y15, Y10
-	VMOVUPS     (R11)(R12*4), Y15
+	VMOVUPS     (R10)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y3
 	VFMADD231PS Y13, Y15, Y7
 	VFMADD231PS Y14, Y15, Y11
-	VMOVUPS     32(R14), Y12
-	VMOVUPS     32(R14)(SI*1), Y13
-	VMOVUPS     32(R14)(SI*2), Y14
-	VMOVUPS     32(CX)(R12*4), Y15
+	VMOVUPS     32(R12), Y12
+	VMOVUPS     32(R12)(BX*1), Y13
+	VMOVUPS     32(R12)(BX*2), Y14
+	VMOVUPS     32(CX)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y0
 	VFMADD231PS Y13, Y15, Y4
 	VFMADD231PS Y14, Y15, Y8
-	VMOVUPS     32(R9)(R12*4), Y15
+	VMOVUPS     32(R8)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y1
 	VFMADD231PS Y13, Y15, Y5
 	VFMADD231PS Y14, Y15, Y9
-	VMOVUPS     32(R10)(R12*4), Y15
+	VMOVUPS     32(R9)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y2
 	VFMADD231PS Y13, Y15, Y6
 	VFMADD231PS Y14, Y15, Y10
-	VMOVUPS     32(R11)(R12*4), Y15
+	VMOVUPS     32(R10)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y3
 	VFMADD231PS Y13, Y15, Y7
 	VFMADD231PS Y14, Y15, Y11
-	ADDQ        $0x00000010, R12
-	ADDQ        $0x00000040, R14
-	SUBQ        $0x10, R13
+	ADDQ        $0x00000010, DI
+	ADDQ        $0x00000010, R13
+	ADDQ        $0x00000010, R14
+	ADDQ        $0x00000040, R12
+	SUBQ        $0x10, R11
 	JGE         twice21
 
 once22:
-	ADDQ        $0x08, R13
+	ADDQ        $0x08, R11
 	JL          tail23
-	VMOVUPS     (R14), Y12
-	VMOVUPS     (R14)(SI*1), Y13
-	VMOVUPS     (R14)(SI*2), Y14
-	VMOVUPS     (CX)(R12*4), Y15
+	VMOVUPS     (R12), Y12
+	VMOVUPS     (R12)(BX*1), Y13
+	VMOVUPS     (R12)(BX*2), Y14
+	VMOVUPS     (CX)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y0
 	VFMADD231PS Y13, Y15, Y4
 	VFMADD231PS Y14, Y15, Y8
-	VMOVUPS     (R9)(R12*4), Y15
+	VMOVUPS     (R8)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y1
 	VFMADD231PS Y13, Y15, Y5
 	VFMADD231PS Y14, Y15, Y9
-	VMOVUPS     (R10)(R12*4), Y15
+	VMOVUPS     (R9)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y2
 	VFMADD231PS Y13, Y15, Y6
 	VFMADD231PS Y14, Y15, Y10
-	VMOVUPS     (R11)(R12*4), Y15
+	VMOVUPS     (R10)(DI*4), Y15
 	VFMADD231PS Y12, Y15, Y3
 	VFMADD231PS Y13, Y15, Y7
 	VFMADD231PS Y14, Y15, Y11
-	ADDQ        $0x00000008, R12
-	ADDQ        $0x00000020, R14
-	SUBQ        $0x08, R13
+	ADDQ        $0x00000008, DI
+	ADDQ        $0x00000020, R12
+	SUBQ        $0x08, R11
 
 tail23:
-	ADDQ $0x08, R13
+	ADDQ $0x08, R11
 	JLE  done24
 
 one25:
-	VMOVSS      (R14), X12
-	VMOVSS      (CX)(R12*4), X13
+	VMOVSS      (R12), X12
+	VMOVSS      (CX)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y0
-	VMOVSS      (R9)(R12*4), X13
+	VMOVSS      (R8)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y1
-	VMOVSS      (R10)(R12*4), X13
+	VMOVSS      (R9)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y2
-	VMOVSS      (R11)(R12*4), X13
+	VMOVSS      (R10)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y3
-	VMOVSS      (R14)(SI*1), X12
-	VMOVSS      (CX)(R12*4), X13
+	VMOVSS      (R12)(BX*1), X12
+	VMOVSS      (CX)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y4
-	VMOVSS      (R9)(R12*4), X13
+	VMOVSS      (R8)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y5
-	VMOVSS      (R10)(R12*4), X13
+	VMOVSS      (R9)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y6
-	VMOVSS      (R11)(R12*4), X13
+	VMOVSS      (R10)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y7
-	VMOVSS      (R14)(SI*2), X12
-	VMOVSS      (CX)(R12*4), X13
+	VMOVSS      (R12)(BX*2), X12
+	VMOVSS      (CX)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y8
-	VMOVSS      (R9)(R12*4), X13
+	VMOVSS      (R8)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y9
-	VMOVSS      (R10)(R12*4), X13
+	VMOVSS      (R9)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y10
-	VMOVSS      (R11)(R12*4), X13
+	VMOVSS      (R10)(DI*4), X13
 	VFMADD231PS Y12, Y13, Y11
-	ADDQ        $0x00000001, R12
-	ADDQ        $0x00000004, R14
-	DECQ        R13
+	ADDQ        $0x00000001, DI
+	ADDQ        $0x00000004, R12
+	DECQ        R11
 	JNE         one25
 
 done24:
@@ -545,33 +543,32 @@ done24:
 	VADDPS       Y2, Y1, Y8
 	VEXTRACTF128 $0x01, Y8, X1
 	VADDPS       X1, X8, X8
-	MOVQ         $0x00000004, R8
-	CMPQ         AX, R8
-	CMOVQLT      AX, R8
-	LEAQ         lanes26<>+16(SB), R9
-	NEGQ         R8
-	VMOVUPS      (R9)(R8*4), X1
-	MOVB         accumulate+72(FP), R8
-	TESTB        R8, R8
+	MOVQ         $0x00000004, DI
+	CMPQ         AX, DI
+	CMOVQLT      AX, DI
+	LEAQ         lanes26<>+16(SB), R8
+	NEGQ         DI
+	VMOVUPS      (R8)(DI*4), X1
+	MOVB         accumulate+80(FP), DI
+	TESTB        DI, DI
 	JE           store26
-	MOVQ         DX, R8
-	VMASKMOVPS   (R8), X1, X2
+	MOVQ         DX, DI
+	VMASKMOVPS   (DI), X1, X2
 	VADDPS       X2, X0, X0
-	VMASKMOVPS   (R8)(DI*1), X1, X2
+	VMASKMOVPS   (DI)(SI*1), X1, X2
 	VADDPS       X2, X4, X4
-	VMASKMOVPS   (R8)(DI*2), X1, X2
+	VMASKMOVPS   (DI)(SI*2), X1, X2
 	VADDPS       X2, X8, X8
 
 store26:
-	MOVQ       DX, R8
-	VMASKMOVPS X0, X1, (R8)
-	VMASKMOVPS X4, X1, (R8)(DI*1)
-	VMASKMOVPS X8, X1, (R8)(DI*2)
+	MOVQ       DX, DI
+	VMASKMOVPS X0, X1, (DI)
+	VMASKMOVPS X4, X1, (DI)(SI*1)
+	VMASKMOVPS X8, X1, (DI)(SI*2)
 	ADDQ       $0x10, DX
-	MOVQ       ldw+40(FP), R8
-	SHLQ       $0x02, R8
-	LEAQ       (CX)(R8*4), CX
-	LEAQ       (BX)(R8*2), BX
+	MOVQ       ldw+40(FP), DI
+	SHLQ       $0x02, DI
+	LEAQ       (CX)(DI*4), CX
 	SUBQ       $0x04, AX
 	JG         column19
 
@@ -589,127 +586,127 @@ DATA lanes26<>+24(SB)/4, $0x00000000
 DATA lanes26<>+28(SB)/4, $0x00000000
 GLOBL lanes26<>(SB), RODATA|NOPTR, $32
 
-// func gemmNTBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNTBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·gemmNTBF161AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNTBF161AVX2(SB), NOSPLIT, $0-81
 	MOVQ  n+0(FP), AX
 	MOVQ  w+32(FP), CX
-	MOVQ  y+56(FP), DX
-	MOVQ  ahead+48(FP), BX
-	SHLQ  $0x01, BX
-	ADDQ  CX, BX
-	MOVQ  ldx+24(FP), SI
-	SHLQ  $0x02, SI
-	MOVQ  ldy+64(FP), SI
-	SHLQ  $0x02, SI
+	MOVQ  y+64(FP), DX
+	MOVQ  ldx+24(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  ldy+72(FP), BX
+	SHLQ  $0x02, BX
 	TESTQ AX, AX
 	JLE   end29
 
 column28:
-	MOVQ    ldw+40(FP), SI
-	SHLQ    $0x01, SI
-	MOVQ    CX, DI
-	LEAQ    (CX)(SI*1), R8
+	MOVQ    ldw+40(FP), BX
+	SHLQ    $0x01, BX
+	MOVQ    CX, SI
+	LEAQ    (CX)(BX*1), DI
 	CMPQ    AX, $0x01
+	CMOVQGT DI, SI
+	MOVQ    SI, DI
+	LEAQ    (SI)(BX*1), R8
+	CMPQ    AX, $0x02
 	CMOVQGT R8, DI
 	MOVQ    DI, R8
-	LEAQ    (DI)(SI*1), R9
-	CMPQ    AX, $0x02
-	CMOVQGT R9, R8
-	MOVQ    R8, R9
-	LEAQ    (R8)(SI*1), R10
+	LEAQ    (DI)(BX*1), BX
 	CMPQ    AX, $0x03
-	CMOVQGT R10, R9
-	LEAQ    (BX)(SI*1), SI
+	CMOVQGT BX, R8
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    k+8(FP), R11
-	MOVQ    x+16(FP), R12
-	XORQ    R10, R10
-	SUBQ    $0x10, R11
+	MOVQ    k+8(FP), R9
+	MOVQ    x+16(FP), R10
+	XORQ    BX, BX
+	SUBQ    $0x10, R9
 	JL      once31
+	MOVQ    ahead1+48(FP), R11
+	MOVQ    ahead2+56(FP), R12
 
 twice30:
-	PREFETCHT1  (BX)(R10*2)
-	PREFETCHT1  (SI)(R10*2)
-	VMOVUPS     (R12), Y4
-	VPMOVZXWD   (CX)(R10*2), Y5
+	PREFETCHT1  (CX)(R11*2)
+	PREFETCHT1  (CX)(R12*2)
+	VMOVUPS     (R10), Y4
+	VPMOVZXWD   (CX)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y0
-	VPMOVZXWD   (DI)(R10*2), Y5
+	VPMOVZXWD   (SI)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y1
-	VPMOVZXWD   (R8)(R10*2), Y5
+	VPMOVZXWD   (DI)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y2
-	VPMOVZXWD   (R9)(R10*2), Y5
+	VPMOVZXWD   (R8)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y3
-	VMOVUPS     32(R12), Y4
-	VPMOVZXWD   16(CX)(R10*2), Y5
+	VMOVUPS     32(R10), Y4
+	VPMOVZXWD   16(CX)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y0
-	VPMOVZXWD   16(DI)(R10*2), Y5
+	VPMOVZXWD   16(SI)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y1
-	VPMOVZXWD   16(R8)(R10*2), Y5
+	VPMOVZXWD   16(DI)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y2
-	VPMOVZXWD   16(R9)(R10*2), Y5
+	VPMOVZXWD   16(R8)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000010, R10
-	ADDQ        $0x00000040, R12
-	SUBQ        $0x10, R11
+	ADDQ        $0x00000010, BX
+	ADDQ        $0x00000010, R11
+	ADDQ        $0x00000010, R12
+	ADDQ        $0x00000040, R10
+	SUBQ        $0x10, R9
 	JGE         twice30
 
 once31:
-	ADDQ        $0x08, R11
+	ADDQ        $0x08, R9
 	JL          tail32
-	VMOVUPS     (R12), Y4
-	VPMOVZXWD   (CX)(R10*2), Y5
+	VMOVUPS     (R10), Y4
+	VPMOVZXWD   (CX)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y0
-	VPMOVZXWD   (DI)(R10*2), Y5
+	VPMOVZXWD   (SI)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y1
-	VPMOVZXWD   (R8)(R10*2), Y5
+	VPMOVZXWD   (DI)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y2
-	VPMOVZXWD   (R9)(R10*2), Y5
+	VPMOVZXWD   (R8)(BX*2), Y5
 	VPSLLD      $0x10, Y5, Y5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000008, R10
-	ADDQ        $0x00000020, R12
-	SUBQ        $0x08, R11
+	ADDQ        $0x00000008, BX
+	ADDQ        $0x00000020, R10
+	SUBQ        $0x08, R9
 
 tail32:
-	ADDQ $0x08, R11
+	ADDQ $0x08, R9
 	JLE  done33
 
 one34:
-	VMOVSS      (R12), X4
-	MOVWLZX     (CX)(R10*2), SI
-	SHLL        $0x10, SI
-	VMOVD       SI, X5
+	VMOVSS      (R10), X4
+	MOVWLZX     (CX)(BX*2), R11
+	SHLL        $0x10, R11
+	VMOVD       R11, X5
 	VFMADD231PS Y4, Y5, Y0
-	MOVWLZX     (DI)(R10*2), SI
-	SHLL        $0x10, SI
-	VMOVD       SI, X5
+	MOVWLZX     (SI)(BX*2), R11
+	SHLL        $0x10, R11
+	VMOVD       R11, X5
 	VFMADD231PS Y4, Y5, Y1
-	MOVWLZX     (R8)(R10*2), SI
-	SHLL        $0x10, SI
-	VMOVD       SI, X5
+	MOVWLZX     (DI)(BX*2), R11
+	SHLL        $0x10, R11
+	VMOVD       R11, X5
 	VFMADD231PS Y4, Y5, Y2
-	MOVWLZX     (R9)(R10*2), SI
-	SHLL        $0x10, SI
-	VMOVD       SI, X5
+	MOVWLZX     (R8)(BX*2), R11
+	SHLL        $0x10, R11
+	VMOVD       R11, X5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000001, R10
-	ADDQ        $0x00000004, R12
-	DECQ        R11
+	ADDQ        $0x00000001, BX
+	ADDQ        $0x00000004, R10
+	DECQ        R9
 	JNE         one34
 
 done33:
@@ -724,27 +721,26 @@ done33:
 	VADDPS       Y1, Y4, Y0
 	VEXTRACTF128 $0x01, Y0, X4
 	VADDPS       X4, X0, X0
-	MOVQ         $0x00000004, SI
-	CMPQ         AX, SI
-	CMOVQLT      AX, SI
-	LEAQ         lanes35<>+16(SB), DI
-	NEGQ         SI
-	VMOVUPS      (DI)(SI*4), X1
-	MOVB         accumulate+72(FP), SI
-	TESTB        SI, SI
+	MOVQ         $0x00000004, BX
+	CMPQ         AX, BX
+	CMOVQLT      AX, BX
+	LEAQ         lanes35<>+16(SB), SI
+	NEGQ         BX
+	VMOVUPS      (SI)(BX*4), X1
+	MOVB         accumulate+80(FP), BL
+	TESTB        BL, BL
 	JE           store35
-	MOVQ         DX, SI
-	VMASKMOVPS   (SI), X1, X2
+	MOVQ         DX, BX
+	VMASKMOVPS   (BX), X1, X2
 	VADDPS       X2, X0, X0
 
 store35:
-	MOVQ       DX, SI
-	VMASKMOVPS X0, X1, (SI)
+	MOVQ       DX, BX
+	VMASKMOVPS X0, X1, (BX)
 	ADDQ       $0x10, DX
-	MOVQ       ldw+40(FP), SI
-	SHLQ       $0x01, SI
-	LEAQ       (CX)(SI*4), CX
-	LEAQ       (BX)(SI*2), BX
+	MOVQ       ldw+40(FP), BX
+	SHLQ       $0x01, BX
+	LEAQ       (CX)(BX*4), CX
 	SUBQ       $0x04, AX
 	JG         column28
 
@@ -762,38 +758,34 @@ DATA lanes35<>+24(SB)/4, $0x00000000
 DATA lanes35<>+28(SB)/4, $0x00000000
 GLOBL lanes35<>(SB), RODATA|NOPTR, $32
 
-// func gemmNTBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNTBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·gemmNTBF162AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNTBF162AVX2(SB), NOSPLIT, $0-81
 	MOVQ  n+0(FP), AX
 	MOVQ  w+32(FP), CX
-	MOVQ  y+56(FP), DX
-	MOVQ  ahead+48(FP), BX
-	SHLQ  $0x01, BX
-	ADDQ  CX, BX
-	MOVQ  ldx+24(FP), SI
+	MOVQ  y+64(FP), DX
+	MOVQ  ldx+24(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  ldy+72(FP), SI
 	SHLQ  $0x02, SI
-	MOVQ  ldy+64(FP), DI
-	SHLQ  $0x02, DI
 	TESTQ AX, AX
 	JLE   end38
 
 column37:
-	MOVQ    ldw+40(FP), R8
-	SHLQ    $0x01, R8
-	MOVQ    CX, R9
-	LEAQ    (CX)(R8*1), R10
+	MOVQ    ldw+40(FP), DI
+	SHLQ    $0x01, DI
+	MOVQ    CX, R8
+	LEAQ    (CX)(DI*1), R9
 	CMPQ    AX, $0x01
+	CMOVQGT R9, R8
+	MOVQ    R8, R9
+	LEAQ    (R8)(DI*1), R10
+	CMPQ    AX, $0x02
 	CMOVQGT R10, R9
 	MOVQ    R9, R10
-	LEAQ    (R9)(R8*1), R11
-	CMPQ    AX, $0x02
-	CMOVQGT R11, R10
-	MOVQ    R10, R11
-	LEAQ    (R10)(R8*1), R12
+	LEAQ    (R9)(DI*1), DI
 	CMPQ    AX, $0x03
-	CMOVQGT R12, R11
-	LEAQ    (BX)(R8*1), R8
+	CMOVQGT DI, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -802,123 +794,127 @@ column37:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    k+8(FP), R13
-	MOVQ    x+16(FP), R14
-	XORQ    R12, R12
-	SUBQ    $0x10, R13
+	MOVQ    k+8(FP), R11
+	MOVQ    x+16(FP), R12
+	XORQ    DI, DI
+	SUBQ    $0x10, R11
 	JL      once40
+	MOVQ    ahead1+48(FP), R13
+	MOVQ    ahead2+56(FP), R14
 
 twice39:
-	PREFETCHT1  (BX)(R12*2)
-	PREFETCHT1  (R8)(R12*2)
-	VMOVUPS     (R14), Y8
-	VMOVUPS     (R14)(SI*1), Y9
-	VPMOVZXWD   (CX)(R12*2), Y10
+	PREFETCHT1  (CX)(R13*2)
+	PREFETCHT1  (CX)(R14*2)
+	VMOVUPS     (R12), Y8
+	VMOVUPS     (R12)(BX*1), Y9
+	VPMOVZXWD   (CX)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y0
 	VFMADD231PS Y9, Y10, Y4
-	VPMOVZXWD   (R9)(R12*2), Y10
+	VPMOVZXWD   (R8)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y1
 	VFMADD231PS Y9, Y10, Y5
-	VPMOVZXWD   (R10)(R12*2), Y10
+	VPMOVZXWD   (R9)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y2
 	VFMADD231PS Y9, Y10, Y6
-	VPMOVZXWD   (R11)(R12*2), Y10
+	VPMOVZXWD   (R10)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y3
 	VFMADD231PS Y9, Y10, Y7
-	VMOVUPS     32(R14), Y8
-	VMOVUPS     32(R14)(SI*1), Y9
-	VPMOVZXWD   16(CX)(R12*2), Y10
+	VMOVUPS     32(R12), Y8
+	VMOVUPS     32(R12)(BX*1), Y9
+	VPMOVZXWD   16(CX)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y0
 	VFMADD231PS Y9, Y10, Y4
-	VPMOVZXWD   16(R9)(R12*2), Y10
+	VPMOVZXWD   16(R8)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y1
 	VFMADD231PS Y9, Y10, Y5
-	VPMOVZXWD   16(R10)(R12*2), Y10
+	VPMOVZXWD   16(R9)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y2
 	VFMADD231PS Y9, Y10, Y6
-	VPMOVZXWD   16(R11)(R12*2), Y10
+	VPMOVZXWD   16(R10)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y3
 	VFMADD231PS Y9, Y10, Y7
-	ADDQ        $0x00000010, R12
-	ADDQ        $0x00000040, R14
-	SUBQ        $0x10, R13
+	ADDQ        $0x00000010, DI
+	ADDQ        $0x00000010, R13
+	ADDQ        $0x00000010, R14
+	ADDQ        $0x00000040, R12
+	SUBQ        $0x10, R11
 	JGE         twice39
 
 once40:
-	ADDQ        $0x08, R13
+	ADDQ        $0x08, R11
 	JL          tail41
-	VMOVUPS     (R14), Y8
-	VMOVUPS     (R14)(SI*1), Y9
-	VPMOVZXWD   (CX)(R12*2), Y10
+	VMOVUPS     (R12), Y8
+	VMOVUPS     (R12)(BX*1), Y9
+	VPMOVZXWD   (CX)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y0
 	VFMADD231PS Y9, Y10, Y4
-	VPMOVZXWD   (R9)(R12*2), Y10
+	VPMOVZXWD   (R8)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y1
 	VFMADD231PS Y9, Y10, Y5
-	VPMOVZXWD   (R10)(R12*2), Y10
+	VPMOVZXWD   (R9)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y2
 	VFMADD231PS Y9, Y10, Y6
-	VPMOVZXWD   (R11)(R12*2), Y10
+	VPMOVZXWD   (R10)(DI*2), Y10
 	VPSLLD      $0x10, Y10, Y10
 	VFMADD231PS Y8, Y10, Y3
 	VFMADD231PS Y9, Y10, Y7
-	ADDQ        $0x00000008, R12
-	ADDQ        $0x00000020, R14
-	SUBQ        $0x08, R13
+	ADDQ        $0x00000008, DI
+	ADDQ        $0x00000020, R12
+	SUBQ        $0x08, R11
 
 tail41:
-	ADDQ $0x08, R13
+	ADDQ $0x08, R11
 	JLE  done42
 
 one43:
-	VMOVSS      (R14), X8
-	MOVWLZX     (CX)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	VMOVSS      (R12), X8
+	MOVWLZX     (CX)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y0
-	MOVWLZX     (R9)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	MOVWLZX     (R8)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y1
-	MOVWLZX     (R10)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	MOVWLZX     (R9)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y2
-	MOVWLZX     (R11)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	MOVWLZX     (R10)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y3
-	VMOVSS      (R14)(SI*1), X8
-	MOVWLZX     (CX)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	VMOVSS      (R12)(BX*1), X8
+	MOVWLZX     (CX)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y4
-	MOVWLZX     (R9)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	MOVWLZX     (R8)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y5
-	MOVWLZX     (R10)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	MOVWLZX     (R9)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y6
-	MOVWLZX     (R11)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X9
+	MOVWLZX     (R10)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X9
 	VFMADD231PS Y8, Y9, Y7
-	ADDQ        $0x00000001, R12
-	ADDQ        $0x00000004, R14
-	DECQ        R13
+	ADDQ        $0x00000001, DI
+	ADDQ        $0x00000004, R12
+	DECQ        R11
 	JNE         one43
 
 done42:
@@ -944,30 +940,29 @@ done42:
 	VADDPS       Y2, Y1, Y4
 	VEXTRACTF128 $0x01, Y4, X1
 	VADDPS       X1, X4, X4
-	MOVQ         $0x00000004, R8
-	CMPQ         AX, R8
-	CMOVQLT      AX, R8
-	LEAQ         lanes44<>+16(SB), R9
-	NEGQ         R8
-	VMOVUPS      (R9)(R8*4), X1
-	MOVB         accumulate+72(FP), R8
-	TESTB        R8, R8
+	MOVQ         $0x00000004, DI
+	CMPQ         AX, DI
+	CMOVQLT      AX, DI
+	LEAQ         lanes44<>+16(SB), R8
+	NEGQ         DI
+	VMOVUPS      (R8)(DI*4), X1
+	MOVB         accumulate+80(FP), DI
+	TESTB        DI, DI
 	JE           store44
-	MOVQ         DX, R8
-	VMASKMOVPS   (R8), X1, X2
+	MOVQ         DX, DI
+	VMASKMOVPS   (DI), X1, X2
 	VADDPS       X2, X0, X0
-	VMASKMOVPS   (R8)(DI*1), X1, X2
+	VMASKMOVPS   (DI)(SI*1), X1, X2
 	VADDPS       X2, X4, X4
 
 store44:
-	MOVQ       DX, R8
-	VMASKMOVPS X0, X1, (R8)
-	VMASKMOVPS X4, X1, (R8)(DI*1)
+	MOVQ       DX, DI
+	VMASKMOVPS X0, X1, (DI)
+	VMASKMOVPS X4, X1, (DI)(SI*1)
 	ADDQ       $0x10, DX
-	MOVQ       ldw+40(FP), R8
-	SHLQ       $0x01, R8
-	LEAQ       (CX)(R8*4), CX
-	LEAQ       (BX)(R8*2), BX
+	MOVQ       ldw+40(FP), DI
+	SHLQ       $0x01, DI
+	LEAQ       (CX)(DI*4), CX
 	SUBQ       $0x04, AX
 	JG         column37
 
@@ -985,38 +980,34 @@ DATA lanes44<>+24(SB)/4, $0x00000000
 DATA lanes44<>+28(SB)/4, $0x00000000
 GLOBL lanes44<>(SB), RODATA|NOPTR, $32
 
-// func gemmNTBF163AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+// func gemmNTBF163AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·gemmNTBF163AVX2(SB), NOSPLIT, $0-73
+TEXT ·gemmNTBF163AVX2(SB), NOSPLIT, $0-81
 	MOVQ  n+0(FP), AX
 	MOVQ  w+32(FP), CX
-	MOVQ  y+56(FP), DX
-	MOVQ  ahead+48(FP), BX
-	SHLQ  $0x01, BX
-	ADDQ  CX, BX
-	MOVQ  ldx+24(FP), SI
+	MOVQ  y+64(FP), DX
+	MOVQ  ldx+24(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  ldy+72(FP), SI
 	SHLQ  $0x02, SI
-	MOVQ  ldy+64(FP), DI
-	SHLQ  $0x02, DI
 	TESTQ AX, AX
 	JLE   end47
 
 column46:
-	MOVQ    ldw+40(FP), R8
-	SHLQ    $0x01, R8
-	MOVQ    CX, R9
-	LEAQ    (CX)(R8*1), R10
+	MOVQ    ldw+40(FP), DI
+	SHLQ    $0x01, DI
+	MOVQ    CX, R8
+	LEAQ    (CX)(DI*1), R9
 	CMPQ    AX, $0x01
+	CMOVQGT R9, R8
+	MOVQ    R8, R9
+	LEAQ    (R8)(DI*1), R10
+	CMPQ    AX, $0x02
 	CMOVQGT R10, R9
 	MOVQ    R9, R10
-	LEAQ    (R9)(R8*1), R11
-	CMPQ    AX, $0x02
-	CMOVQGT R11, R10
-	MOVQ    R10, R11
-	LEAQ    (R10)(R8*1), R12
+	LEAQ    (R9)(DI*1), DI
 	CMPQ    AX, $0x03
-	CMOVQGT R12, R11
-	LEAQ    (BX)(R8*1), R8
+	CMOVQGT DI, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -1029,155 +1020,159 @@ column46:
 	VXORPS  Y9, Y9, Y9
 	VXORPS  Y10, Y10, Y10
 	VXORPS  Y11, Y11, Y11
-	MOVQ    k+8(FP), R13
-	MOVQ    x+16(FP), R14
-	XORQ    R12, R12
-	SUBQ    $0x10, R13
+	MOVQ    k+8(FP), R11
+	MOVQ    x+16(FP), R12
+	XORQ    DI, DI
+	SUBQ    $0x10, R11
 	JL      once49
+	MOVQ    ahead1+48(FP), R13
+	MOVQ    ahead2+56(FP), R14
 
 twice48:
-	PREFETCHT1  (BX)(R12*2)
-	PREFETCHT1  (R8)(R12*2)
-	VMOVUPS     (R14), Y12
-	VMOVUPS     (R14)(SI*1), Y13
-	VMOVUPS     (R14)(SI*2), Y14
-	VPMOVZXWD   (CX)(R12*2), Y15
+	PREFETCHT1  (CX)(R13*2)
+	PREFETCHT1  (CX)(R14*2)
+	VMOVUPS     (R12), Y12
+	VMOVUPS     (R12)(BX*1), Y13
+	VMOVUPS     (R12)(BX*2), Y14
+	VPMOVZXWD   (CX)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y0
 	VFMADD231PS Y13, Y15, Y4
 	VFMADD231PS Y14, Y15, Y8
-	VPMOVZXWD   (R9)(R12*2), Y15
+	VPMOVZXWD   (R8)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y1
 	VFMADD231PS Y13, Y15, Y5
 	VFMADD231PS Y14, Y15, Y9
-	VPMOVZXWD   (R10)(R12*2), Y15
+	VPMOVZXWD   (R9)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y2
 	VFMADD231PS Y13, Y15, Y6
 	VFMADD231PS Y14, Y15, Y10
-	VPMOVZXWD   (R11)(R12*2), Y15
+	VPMOVZXWD   (R10)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y3
 	VFMADD231PS Y13, Y15, Y7
 	VFMADD231PS Y14, Y15, Y11
-	VMOVUPS     32(R14), Y12
-	VMOVUPS     32(R14)(SI*1), Y13
-	VMOVUPS     32(R14)(SI*2), Y14
-	VPMOVZXWD   16(CX)(R12*2), Y15
+	VMOVUPS     32(R12), Y12
+	VMOVUPS     32(R12)(BX*1), Y13
+	VMOVUPS     32(R12)(BX*2), Y14
+	VPMOVZXWD   16(CX)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y0
 	VFMADD231PS Y13, Y15, Y4
 	VFMADD231PS Y14, Y15, Y8
-	VPMOVZXWD   16(R9)(R12*2), Y15
+	VPMOVZXWD   16(R8)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y1
 	VFMADD231PS Y13, Y15, Y5
 	VFMADD231PS Y14, Y15, Y9
-	VPMOVZXWD   16(R10)(R12*2), Y15
+	VPMOVZXWD   16(R9)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y2
 	VFMADD231PS Y13, Y15, Y6
 	VFMADD231PS Y14, Y15, Y10
-	VPMOVZXWD   16(R11)(R12*2), Y15
+	VPMOVZXWD   16(R10)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y3
 	VFMADD231PS Y13, Y15, Y7
 	VFMADD231PS Y14, Y15, Y11
-	ADDQ        $0x00000010, R12
-	ADDQ        $0x00000040, R14
-	SUBQ        $0x10, R13
+	ADDQ        $0x00000010, DI
+	ADDQ        $0x00000010, R13
+	ADDQ        $0x00000010, R14
+	ADDQ        $0x00000040, R12
+	SUBQ        $0x10, R11
 	JGE         twice48
 
 once49:
-	ADDQ        $0x08, R13
+	ADDQ        $0x08, R11
 	JL          tail50
-	VMOVUPS     (R14), Y12
-	VMOVUPS     (R14)(SI*1), Y13
-	VMOVUPS     (R14)(SI*2), Y14
-	VPMOVZXWD   (CX)(R12*2), Y15
+	VMOVUPS     (R12), Y12
+	VMOVUPS     (R12)(BX*1), Y13
+	VMOVUPS     (R12)(BX*2), Y14
+	VPMOVZXWD   (CX)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y0
 	VFMADD231PS Y13, Y15, Y4
 	VFMADD231PS Y14, Y15, Y8
-	VPMOVZXWD   (R9)(R12*2), Y15
+	VPMOVZXWD   (R8)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y1
 	VFMADD231PS Y13, Y15, Y5
 	VFMADD231PS Y14, Y15, Y9
-	VPMOVZXWD   (R10)(R12*2), Y15
+	VPMOVZXWD   (R9)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y2
 	VFMADD231PS Y13, Y15, Y6
 	VFMADD231PS Y14, Y15, Y10
-	VPMOVZXWD   (R11)(R12*2), Y15
+	VPMOVZXWD   (R10)(DI*2), Y15
 	VPSLLD      $0x10, Y15, Y15
 	VFMADD231PS Y12, Y15, Y3
 	VFMADD231PS Y13, Y15, Y7
 	VFMADD231PS Y14, Y15, Y11
-	ADDQ        $0x00000008, R12
-	ADDQ        $0x00000020, R14
-	SUBQ        $0x08, R13
+	ADDQ        $0x00000008, DI
+	ADDQ        $0x00000020, R12
+	SUBQ        $0x08, R11
 
 tail50:
-	ADDQ $0x08, R13
+	ADDQ $0x08, R11
 	JLE  done51
 
 one52:
-	VMOVSS      (R14), X12
-	MOVWLZX     (CX)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	VMOVSS      (R12), X12
+	MOVWLZX     (CX)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y0
-	MOVWLZX     (R9)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R8)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y1
-	MOVWLZX     (R10)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R9)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y2
-	MOVWLZX     (R11)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R10)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y3
-	VMOVSS      (R14)(SI*1), X12
-	MOVWLZX     (CX)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	VMOVSS      (R12)(BX*1), X12
+	MOVWLZX     (CX)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y4
-	MOVWLZX     (R9)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R8)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y5
-	MOVWLZX     (R10)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R9)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y6
-	MOVWLZX     (R11)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R10)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y7
-	VMOVSS      (R14)(SI*2), X12
-	MOVWLZX     (CX)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	VMOVSS      (R12)(BX*2), X12
+	MOVWLZX     (CX)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y8
-	MOVWLZX     (R9)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R8)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y9
-	MOVWLZX     (R10)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R9)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y10
-	MOVWLZX     (R11)(R12*2), R8
-	SHLL        $0x10, R8
-	VMOVD       R8, X13
+	MOVWLZX     (R10)(DI*2), R13
+	SHLL        $0x10, R13
+	VMOVD       R13, X13
 	VFMADD231PS Y12, Y13, Y11
-	ADDQ        $0x00000001, R12
-	ADDQ        $0x00000004, R14
-	DECQ        R13
+	ADDQ        $0x00000001, DI
+	ADDQ        $0x00000004, R12
+	DECQ        R11
 	JNE         one52
 
 done51:
@@ -1214,33 +1209,32 @@ done51:
 	VADDPS       Y2, Y1, Y8
 	VEXTRACTF128 $0x01, Y8, X1
 	VADDPS       X1, X8, X8
-	MOVQ         $0x00000004, R8
-	CMPQ         AX, R8
-	CMOVQLT      AX, R8
-	LEAQ         lanes53<>+16(SB), R9
-	NEGQ         R8
-	VMOVUPS      (R9)(R8*4), X1
-	MOVB         accumulate+72(FP), R8
-	TESTB        R8, R8
+	MOVQ         $0x00000004, DI
+	CMPQ         AX, DI
+	CMOVQLT      AX, DI
+	LEAQ         lanes53<>+16(SB), R8
+	NEGQ         DI
+	VMOVUPS      (R8)(DI*4), X1
+	MOVB         accumulate+80(FP), DI
+	TESTB        DI, DI
 	JE           store53
-	MOVQ         DX, R8
-	VMASKMOVPS   (R8), X1, X2
+	MOVQ         DX, DI
+	VMASKMOVPS   (DI), X1, X2
 	VADDPS       X2, X0, X0
-	VMASKMOVPS   (R8)(DI*1), X1, X2
+	VMASKMOVPS   (DI)(SI*1), X1, X2
 	VADDPS       X2, X4, X4
-	VMASKMOVPS   (R8)(DI*2), X1, X2
+	VMASKMOVPS   (DI)(SI*2), X1, X2
 	VADDPS       X2, X8, X8
 
 store53:
-	MOVQ       DX, R8
-	VMASKMOVPS X0, X1, (R8)
-	VMASKMOVPS X4, X1, (R8)(DI*1)
-	VMASKMOVPS X8, X1, (R8)(DI*2)
+	MOVQ       DX, DI
+	VMASKMOVPS X0, X1, (DI)
+	VMASKMOVPS X4, X1, (DI)(SI*1)
+	VMASKMOVPS X8, X1, (DI)(SI*2)
 	ADDQ       $0x10, DX
-	MOVQ       ldw+40(FP), R8
-	SHLQ       $0x01, R8
-	LEAQ       (CX)(R8*4), CX
-	LEAQ       (BX)(R8*2), BX
+	MOVQ       ldw+40(FP), DI
+	SHLQ       $0x01, DI
+	LEAQ       (CX)(DI*4), CX
 	SUBQ       $0x04, AX
 	JG         column46
 

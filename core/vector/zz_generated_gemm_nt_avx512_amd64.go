@@ -7,59 +7,59 @@ package vector
 // gemmNT1AVX512 is y[1,n] (+)= x[1,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT1AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT1AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNT2AVX512 is y[2,n] (+)= x[2,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT2AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT2AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNT3AVX512 is y[3,n] (+)= x[3,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT3AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT3AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNT4AVX512 is y[4,n] (+)= x[4,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT4AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT4AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNT5AVX512 is y[5,n] (+)= x[5,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT5AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT5AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNT6AVX512 is y[6,n] (+)= x[6,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNT6AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNT6AVX512(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF161AVX512 is y[1,n] (+)= x[1,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF161AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF161AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF162AVX512 is y[2,n] (+)= x[2,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF162AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF162AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF163AVX512 is y[3,n] (+)= x[3,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF163AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF163AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF164AVX512 is y[4,n] (+)= x[4,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF164AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF164AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF165AVX512 is y[5,n] (+)= x[5,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF165AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF165AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // gemmNTBF166AVX512 is y[6,n] (+)= x[6,k] w[n,k]^T.
 //
 //go:noescape
-func gemmNTBF166AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead int, y *float32, ldy int, accumulate bool)
+func gemmNTBF166AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)

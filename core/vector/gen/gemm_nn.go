@@ -14,8 +14,8 @@ import (
 // A block of rows x some vectors of columns is summed in registers, down all of
 // k: an element is one chain of fused multiply-adds in the order of k, whatever
 // the blocks. The caller keeps k small, so that the strip of w that a block goes
-// down touches few pages; the strip that is ahead elements further is asked for on
-// the way.
+// down touches few pages. On the way, each row asks for the lines ahead1 and ahead2
+// elements further.
 func gemmNN(m *machine) {
 	most := 2
 	if m.wide {
@@ -30,11 +30,11 @@ func gemmNN(m *machine) {
 
 func gemmNNRows(m *machine, e element, rows int) {
 	m.function(fmt.Sprintf("gemmNN%s%d", e.name, rows),
-		fmt.Sprintf("func(n, k int, x *float32, ldx int, w *%s, ldw int, ahead int, y *float32, ldy int, accumulate bool)", e.goType),
+		fmt.Sprintf("func(n, k int, x *float32, ldx int, w *%s, ldw, ahead1, ahead2 int, y *float32, ldy int, accumulate bool)", e.goType),
 		fmt.Sprintf("is y[%d,n] (+)= x[%d,k] w[k,n].", rows, rows))
 	n, k, w, y := m.argument("n"), m.argument("k"), m.argument("w"), m.argument("y")
 	ldx, ldw, ldy := m.stride("ldx", 4), m.stride("ldw", e.bytes), m.stride("ldy", 4)
-	ahead := m.stride("ahead", e.bytes)
+	ahead := []reg.GPVirtual{m.stride("ahead1", e.bytes), m.stride("ahead2", e.bytes)}
 
 	type access struct {
 		load, loadW func(from operand.Mem, to reg.VecVirtual)
@@ -69,8 +69,8 @@ func gemmNNRows(m *machine, e element, rows int) {
 			a.loadW(operand.Mem{Base: wp, Disp: c * m.lanes() * e.bytes}, wv[c])
 		}
 		if prefetch {
-			for line := 0; line < count*m.lanes()*e.bytes; line += 64 {
-				m.PREFETCHT0(operand.Mem{Base: wp, Index: ahead, Scale: 1, Disp: line})
+			for _, a := range ahead {
+				m.PREFETCHT0(operand.Mem{Base: wp, Index: a, Scale: 1})
 			}
 		}
 		for i := range rows {

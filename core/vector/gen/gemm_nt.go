@@ -18,8 +18,8 @@ const columnsNT = 4
 // summed across its lanes at the end. So an element sees the same additions in
 // the same order whatever rows and n are.
 //
-// While it runs, it asks for half as many rows from ahead elements after w on:
-// part of what the caller reads next. 0 asks for what is there already.
+// While a block runs, it asks for two more rows, ahead1 and ahead2 elements after
+// its first: part of what the caller reads next. 0 asks for what is there already.
 func gemmNT(m *machine) {
 	most := 3
 	if m.wide {
@@ -34,13 +34,11 @@ func gemmNT(m *machine) {
 
 func gemmNTRows(m *machine, e element, rows int) {
 	m.function(fmt.Sprintf("gemmNT%s%d", e.name, rows),
-		fmt.Sprintf("func(n, k int, x *float32, ldx int, w *%s, ldw int, ahead int, y *float32, ldy int, accumulate bool)", e.goType),
+		fmt.Sprintf("func(n, k int, x *float32, ldx int, w *%s, ldw, ahead1, ahead2 int, y *float32, ldy int, accumulate bool)", e.goType),
 		fmt.Sprintf("is y[%d,n] (+)= x[%d,k] w[n,k]^T.", rows, rows))
 	column, end := m.label("column"), m.label("end")
 
 	n, w, y := m.argument("n"), m.argument("w"), m.argument("y")
-	ahead := m.stride("ahead", e.bytes)
-	m.ADDQ(w, ahead)
 	ldx, ldy := m.stride("ldx", 4), m.stride("ldy", 4)
 	m.TESTQ(n, n)
 	m.JLE(operand.LabelRef(end))
@@ -57,9 +55,7 @@ func gemmNTRows(m *machine, e element, rows int) {
 		m.CMPQ(n, operand.U8(j))
 		m.CMOVQGT(next, wj[j])
 	}
-	next := m.GP64()
-	m.LEAQ(operand.Mem{Base: ahead, Index: ldw, Scale: 1}, next)
-	acc := m.dots(e, rows, ldx, wj[:], []reg.GPVirtual{ahead, next})
+	acc := m.dots(e, rows, ldx, wj[:])
 
 	// Sums across lanes: the four columns of a row of y side by side in an XMM.
 	for i := range rows {
@@ -90,7 +86,6 @@ func gemmNTRows(m *machine, e element, rows int) {
 	m.ADDQ(operand.U8(columnsNT*4), y)
 	ldw = m.stride("ldw", e.bytes)
 	m.LEAQ(operand.Mem{Base: w, Index: ldw, Scale: columnsNT}, w)
-	m.LEAQ(operand.Mem{Base: ahead, Index: ldw, Scale: 2}, ahead)
 	m.SUBQ(operand.U8(columnsNT), n)
 	m.JG(operand.LabelRef(column))
 	m.Label(end)
@@ -98,7 +93,7 @@ func gemmNTRows(m *machine, e element, rows int) {
 }
 
 // dots walks along k, and returns the accumulators of rows x columns, row by row.
-func (m *machine) dots(e element, rows int, ldx reg.GPVirtual, w, ahead []reg.GPVirtual) []reg.VecVirtual {
+func (m *machine) dots(e element, rows int, ldx reg.GPVirtual, w []reg.GPVirtual) []reg.VecVirtual {
 	twice, once, tail, done := m.label("twice"), m.label("once"), m.label("tail"), m.label("done")
 	columns := len(w)
 	acc := m.vectors(rows * columns)
@@ -122,8 +117,14 @@ func (m *machine) dots(e element, rows int, ldx reg.GPVirtual, w, ahead []reg.GP
 			}
 		}
 	}
+	var ahead []reg.GPVirtual
 	advance := func(elements int) {
 		m.ADDQ(operand.U32(elements), p)
+		if elements == 2*m.lanes() {
+			for _, a := range ahead {
+				m.ADDQ(operand.U32(elements), a)
+			}
+		}
 		for _, x := range bases(xp) {
 			m.ADDQ(operand.U32(elements*4), x)
 		}
@@ -131,10 +132,11 @@ func (m *machine) dots(e element, rows int, ldx reg.GPVirtual, w, ahead []reg.GP
 	lanes := m.lanes()
 	m.SUBQ(operand.U8(2*lanes), k)
 	m.JL(operand.LabelRef(once))
+	ahead = []reg.GPVirtual{m.argument("ahead1"), m.argument("ahead2")}
 	m.Label(twice)
 	for _, a := range ahead {
 		for line := 0; line < 2*lanes*e.bytes; line += 64 {
-			m.PREFETCHT1(operand.Mem{Base: a, Index: p, Scale: uint8(e.bytes), Disp: line})
+			m.PREFETCHT1(operand.Mem{Base: w[0], Index: a, Scale: uint8(e.bytes), Disp: line})
 		}
 	}
 	step(0)
