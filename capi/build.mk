@@ -19,7 +19,7 @@ LIBRARY_TAGS  = $(if $(HAS_CUDA),gmoe_cuda) $(EXTRA_TAGS)
 # gorgonia.org/cu links with -lcuda. An empty linker script answers for it on machines
 # without a driver; the functions themselves are those of cuda/internal/delayload, so
 # the library does not depend on libcuda.
-LINK_DIR := $(abspath $(BUILD_DIR)/link)
+LINK_DIR := $(CURDIR)/build/link
 
 # Go's build cache does not watch headers outside a package's folder; naming their
 # checksum in the flags makes it see a change.

@@ -64,13 +64,12 @@ static const struct delayload_symbol libcuda_symbols[] = {LIBCUDA_SYMBOLS(SYMBOL
 static const struct delayload_symbol libnvidia_ml_symbols[] = {LIBNVIDIA_ML_SYMBOLS(SYMBOL)};
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-struct delayload_library delayload_libcuda = {"libcuda.so.1", libcuda_symbols, COUNT(libcuda_symbols),
-                                                (void *)cuda_missing};
-struct delayload_library delayload_libnvidia_ml = {"libnvidia-ml.so.1", libnvidia_ml_symbols,
-                                                     COUNT(libnvidia_ml_symbols), (void *)nvml_missing};
+struct delayload_library delayload_libcuda = {libcuda_symbols, COUNT(libcuda_symbols), (void *)cuda_missing};
+struct delayload_library delayload_libnvidia_ml = {libnvidia_ml_symbols, COUNT(libnvidia_ml_symbols),
+                                                   (void *)nvml_missing};
 
-const char *delayload_open(struct delayload_library *library) {
-  void *handle = dlopen(library->file, RTLD_NOW | RTLD_LOCAL);
+const char *delayload_open(struct delayload_library *library, const char *file) {
+  void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
   if (handle == NULL) return dlerror();
   for (size_t i = 0; i < library->count; i++) {
     void *function = dlsym(handle, library->symbols[i].name);
@@ -86,5 +85,5 @@ const char *delayload_path(const struct delayload_library *library) {
     if (function != library->missing && dladdr(function, &info) != 0 && info.dli_fname != NULL)
       return info.dli_fname;
   }
-  return library->file;
+  return NULL;
 }

@@ -8,6 +8,8 @@ package delayload
 /*
 #cgo CFLAGS: -std=gnu11 -Wall -Wextra
 #cgo LDFLAGS: -ldl
+#include <stdlib.h>
+
 #include "delayload.h"
 */
 import "C"
@@ -24,14 +26,15 @@ import (
 // Library is one driver library.
 type Library struct {
 	c     *C.struct_delayload_library
+	file  string // what to open; tests put another one here
 	mutex sync.Mutex
 	path  string // "" until it is open
 }
 
 // The two libraries of the driver.
 var (
-	CUDA = &Library{c: &C.delayload_libcuda}
-	NVML = &Library{c: &C.delayload_libnvidia_ml}
+	CUDA = &Library{c: &C.delayload_libcuda, file: "libcuda.so.1"}
+	NVML = &Library{c: &C.delayload_libnvidia_ml, file: "libnvidia-ml.so.1"}
 )
 
 // Open loads the library by the loader's search order. When it is already open, Open
@@ -44,10 +47,15 @@ func (l *Library) Open() error {
 	}
 	runtime.LockOSThread() // The loader's text belongs to the thread.
 	defer runtime.UnlockOSThread()
-	if text := C.delayload_open(l.c); text != nil {
+	file := C.CString(l.file)
+	defer C.free(unsafe.Pointer(file))
+	if text := C.delayload_open(l.c, file); text != nil {
 		return errors.New(C.GoString(text)) // It names the file.
 	}
-	l.path = C.GoString(C.delayload_path(l.c))
+	l.path = l.file
+	if path := C.delayload_path(l.c); path != nil {
+		l.path = C.GoString(path)
+	}
 	return nil
 }
 

@@ -12,7 +12,6 @@ struct delayload_symbol {
 };
 
 struct delayload_library {
-  const char *file;                        /* what to give to dlopen */
   const struct delayload_symbol *symbols; /* what to look up in it */
   size_t count;
   void *missing; /* what slots hold whose symbol the library lacks */
@@ -21,11 +20,11 @@ struct delayload_library {
 extern struct delayload_library delayload_libcuda;
 extern struct delayload_library delayload_libnvidia_ml;
 
-/* Opens the library and fills the slots. Returns NULL, or why the loader refused:
+/* Opens the library from a file and fills the slots. Returns NULL, or why the loader refused:
  * the text is the loader's, valid until this thread's next dl* call. */
-const char *delayload_open(struct delayload_library *library);
+const char *delayload_open(struct delayload_library *library, const char *file);
 
-/* The file that the library was loaded from. Call it after a successful open. */
+/* The file that the open library was loaded from; NULL when the loader cannot tell. */
 const char *delayload_path(const struct delayload_library *library);
 
 #endif /* GENESIS_MOE_DELAYLOAD_H_ */
