@@ -44,7 +44,8 @@ def route(
     inputs = hidden_states, projection, centroids, bias, price, temperature, gap
     _check_tensors("hidden_states projection centroids bias price temperature gap", inputs)
     arguments = (*inputs, *options.scalars())
-    return Routing(*_apply("router_forward", _RouterFunction, arguments, _recorded(inputs)))
+    weights, logits, index, counts = _apply("router_forward", _RouterFunction, arguments, _recorded(inputs))
+    return Routing(index, weights, logits, counts)
 
 
 def experts(
@@ -61,14 +62,13 @@ def experts(
     _check_tensors(
         "hidden_states top_k_index top_k_weights gate_up_proj gate_up_bias down_proj down_bias", inputs
     )
-    device = hidden_states.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = _autocast_dtype(hidden_states)
+    if dtype is not None:
         hidden_states, gate_up_proj, down_proj = (
-            t if t.dtype == torch.float64 else t.to(dtype) for t in (hidden_states, gate_up_proj, down_proj)
+            t.to(dtype) for t in (hidden_states, gate_up_proj, down_proj)
         )
-        gate_up_bias = gate_up_bias if gate_up_bias is None else gate_up_bias.to(hidden_states.dtype)
-        down_bias = down_bias if down_bias is None else down_bias.to(hidden_states.dtype)
+        gate_up_bias = gate_up_bias if gate_up_bias is None else gate_up_bias.to(dtype)
+        down_bias = down_bias if down_bias is None else down_bias.to(dtype)
     accumulator = _accumulator(hidden_states)
     if top_k_weights.dtype != accumulator and top_k_weights.dtype.is_floating_point:
         top_k_weights = top_k_weights.to(accumulator)
@@ -103,6 +103,15 @@ def report(
 ) -> RouterReport:
     tensors = logits, index, price, previous_index
     return _report.compute(_engine(logits), options, tensors, view_of, _stream(logits))
+
+
+def _autocast_dtype(hidden_states: Tensor) -> torch.dtype | None:
+    """What autocast turns the experts' inputs into, as it does for matrix products; it leaves float64 alone."""
+    if hidden_states.is_cpu or hidden_states.is_cuda:
+        device = "cpu" if hidden_states.is_cpu else "cuda"
+        if torch.is_autocast_enabled(device) and hidden_states.dtype != torch.float64:
+            return torch.get_autocast_dtype(device)
+    return None
 
 
 def _check_tensors(names: str, tensors: tuple[Any, ...]) -> None:
@@ -175,7 +184,7 @@ _SCHEMAS = {
     "router_forward": (
         "(Tensor hidden_states, Tensor? projection, Tensor centroids, Tensor? bias, Tensor? price, "
         f"Tensor? temperature, Tensor? gap, {_ROUTER_OPTIONS}) "
-        "-> (Tensor index, Tensor weights, Tensor logits, Tensor counts)"
+        "-> (Tensor weights, Tensor logits, Tensor index, Tensor counts)"
     ),
     # wanted: gradients of hidden_states, projection, centroids, bias and temperature; those come back.
     "router_backward": (
@@ -213,9 +222,9 @@ def _router_outputs(
     dtype = _accumulator(hidden_states)
     new_empty = hidden_states.new_empty
     return (
-        new_empty(tokens, top_k, dtype=torch.int64),
         new_empty(tokens, top_k, dtype=dtype),
         new_empty(tokens, num_experts, dtype=dtype),
+        new_empty(tokens, top_k, dtype=torch.int64),
         new_empty(num_experts, dtype=torch.int64),
     )
 
@@ -224,7 +233,8 @@ def _router_forward(hidden_states: Tensor, *rest: Any) -> tuple[Tensor, Tensor, 
     _require_dimensions("hidden_states", hidden_states, 2)
     _require_dimensions("centroids", rest[1], 2)
     outputs = _router_outputs(hidden_states, *rest)
-    tensors = (hidden_states, *rest[:6], *outputs, None)
+    weights, logits, index, counts = outputs
+    tensors = (hidden_states, *rest[:6], index, weights, logits, counts, None)
     _call.router_forward(
         _engine(hidden_states), router_struct(*rest[6:]), tensors, view_of, _stream(hidden_states)
     )
@@ -358,7 +368,7 @@ class _RouterFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
         outputs = _below_autograd("router_forward", arguments)
-        index, _, logits, counts = outputs
+        _, logits, index, counts = outputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(index, counts)
         hidden_states, projection, centroids, bias, _, temperature, _ = arguments[:7]
@@ -368,7 +378,7 @@ class _RouterFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        _, grad_weights, grad_logits, _ = grad_outputs
+        grad_weights, grad_logits, _, _ = grad_outputs
         nothing = (None,) * (7 + len(ctx.options))
         if grad_weights is None and grad_logits is None:
             return nothing

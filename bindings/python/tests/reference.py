@@ -1,0 +1,154 @@
+"""The equations in plain torch and float64, one token at a time: what the library is compared with."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from genesis_moe import RouterOptions
+
+
+def logits_of(x: Tensor, centroids: Tensor, options: RouterOptions, projection=None, bias=None) -> Tensor:
+    """[T, E], differentiable."""
+    z = x if projection is None else x @ projection.T
+    if options.mode == "hamiltonian" and options.binding == "cosine":
+        norms = (z.norm(dim=-1, keepdim=True) + options.epsilon) * (centroids.norm(dim=-1) + options.epsilon)
+        return z @ centroids.T / norms - 1
+    logits = z @ centroids.T
+    return logits if bias is None else logits + bias
+
+
+def route(
+    x: Tensor,
+    centroids: Tensor,
+    options: RouterOptions,
+    projection: Tensor | None = None,
+    bias: Tensor | None = None,
+    price: Tensor | None = None,
+    temperature: Tensor | None = None,
+    gap: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(index, weights, logits, margin): margin [T] is how far each token's choice is from another one."""
+    num_experts, k = centroids.shape[0], options.top_k
+    logits = logits_of(x, centroids, options, projection, bias)
+    price = torch.zeros(num_experts, dtype=logits.dtype) if price is None else price
+    rows, indices, margins = [], [], []
+    for token in logits:
+        chosen, weights, margin = _route_token(token, price, options, temperature, gap)
+        absent = k - len(chosen)
+        indices.append(chosen + [num_experts] * absent)
+        rows.append(torch.cat([weights, weights.new_zeros(absent)]))
+        margins.append(margin)
+    empty = logits.new_zeros(0, k)
+    return (
+        torch.tensor(indices, dtype=torch.int64).reshape(-1, k),
+        torch.stack(rows) if rows else empty,
+        logits,
+        torch.tensor(margins),
+    )
+
+
+def _ranked(scores: Tensor, k: int) -> tuple[list[int], float]:
+    """The k best, best first and lower index on ties, and the least distance of neighbours."""
+    values = scores.detach().tolist()
+    order = sorted(range(len(values)), key=lambda e: (-values[e], e))
+    steps = [values[a] - values[b] for a, b in itertools.pairwise(order[: k + 1])]
+    return order[:k], min(steps, default=math.inf)
+
+
+def _route_token(
+    logits: Tensor, price: Tensor, options: RouterOptions, temperature: Any, gap: Any
+) -> tuple[list[int], Tensor, float]:
+    k = options.top_k
+    if options.mode == "hamiltonian":
+        scores = logits - price
+        chosen, margin = _ranked(scores, k)
+        if options.budgeted:
+            excitation = [float(scores[chosen[0]] - scores[e]) for e in chosen]
+            margin = min([margin, *(abs(x - float(gap)) for x in excitation[1:])])
+            chosen = [e for e, x in zip(chosen, excitation, strict=True) if x <= float(gap) or e == chosen[0]]
+        scale = logits.new_ones(()) if temperature is None else temperature.squeeze()
+        return chosen, (logits[chosen] / scale.clamp_min(options.temperature_floor)).softmax(0), margin
+    if options.mode == "mixtral":
+        probabilities = logits.softmax(0)
+        chosen, margin = _ranked(logits, k)
+    else:
+        probabilities = logits.sigmoid()
+        scores = probabilities.detach() + price
+        groups, kept = options.num_groups, options.top_k_groups
+        margin_groups = math.inf
+        if groups > 1:
+            members = scores.reshape(groups, -1)
+            best = members.topk(min(2, members.shape[1]), dim=1).values.sum(1)
+            allowed, margin_groups = _ranked(best, kept)
+            mask = torch.full_like(members, -math.inf)
+            mask[allowed] = 0
+            scores = scores + mask.reshape(-1)
+        chosen, margin = _ranked(scores, k)
+        margin = min(margin, margin_groups)
+    weights = probabilities[chosen]
+    if options.normalize_top_k:
+        weights = weights / (weights.sum() + (1e-20 if options.mode == "deepseek" else 0))
+    return chosen, weights * options.scaling_factor, margin
+
+
+def activate(
+    z: Tensor, activation: str, gated: bool, interleaved: bool, alpha: float, limit: float
+) -> Tensor:
+    if not gated:
+        return _act(z, activation)
+    alpha, limit = float(np.float32(alpha)), float(np.float32(limit))  # as the C struct has them
+    gate, up = (z[..., 0::2], z[..., 1::2]) if interleaved else z.chunk(2, dim=-1)
+    if activation == "clipped_swiglu":
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+        return (up + 1) * gate * torch.sigmoid(alpha * gate)
+    return _act(gate, activation) * up
+
+
+def _act(z: Tensor, activation: str) -> Tensor:
+    return {
+        "silu": F.silu,
+        "gelu": F.gelu,
+        "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+        "relu": F.relu,
+        "relu_squared": lambda z: F.relu(z).square(),
+        "quick_gelu": lambda z: z * torch.sigmoid(1.702 * z),
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "identity": lambda z: z,
+    }[activation](z)
+
+
+def experts(
+    x: Tensor,
+    index: Tensor,
+    weights: Tensor,
+    gate_up_proj: Tensor,
+    down_proj: Tensor,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.702,
+    limit: float = 7.0,
+) -> Tensor:
+    """[T, H], differentiable."""
+    rows = []
+    for token, chosen, gates in zip(x, index.tolist(), weights, strict=True):
+        row = torch.zeros_like(token)
+        for e, gate in zip(chosen, gates, strict=True):
+            if e >= gate_up_proj.shape[0]:
+                continue
+            z = gate_up_proj[e] @ token
+            z = z if gate_up_bias is None else z + gate_up_bias[e]
+            h = down_proj[e] @ activate(z, activation, gated, interleaved, alpha, limit)
+            row = row + gate * (h if down_bias is None else h + down_bias[e])
+        rows.append(row)
+    return torch.stack(rows) if rows else torch.zeros_like(x)

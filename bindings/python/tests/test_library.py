@@ -1,0 +1,160 @@
+"""Finding, opening and refusing the shared library; what an import does and does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import genesis_moe as gm
+
+SOURCE = str(Path(gm.__file__).parents[1])
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    variables = {**os.environ, "PYTHONPATH": SOURCE, **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=variables
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_light() -> None:
+    found = json.loads(
+        python(
+            "import json, os, sys, time\n"
+            "before = os.listdir('/proc/self/task')\n"
+            "start = time.perf_counter(); import genesis_moe; seconds = time.perf_counter() - start\n"
+            "print(json.dumps({'seconds': seconds, 'threads': len(os.listdir('/proc/self/task')) - len(before),"
+            " 'modules': [m for m in ('torch', 'numpy', 'transformers', 'ctypes') if m in sys.modules],"
+            " 'maps': 'libgenesis_moe' in open('/proc/self/maps').read()}))"
+        )
+    )
+    assert found["threads"] == 0
+    assert found["modules"] == []
+    assert found["maps"] is False
+    assert found["seconds"] < 0.5  # 0.02 on a quiet machine; the bench measures it
+
+
+def test_numpy_needs_no_torch() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+import numpy as np, genesis_moe as gm
+y = gm.functional.experts(np.ones((1, 2), np.float32), np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32),
+                          np.ones((1, 2, 2), np.float32), np.ones((1, 2, 1), np.float32))
+print(y.shape)
+try:
+    gm.MoE
+except ImportError as error:
+    print(error)
+"""
+    shape, message = python(code).splitlines()
+    assert shape == "(1, 2)"
+    assert message == "genesis_moe.MoE needs torch, which is not installed: pip install 'genesis-moe[torch]'"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in gm.__all__:
+        assert getattr(gm, name) is not None
+    assert callable(gm.step) and callable(gm.report) and callable(gm.doctor)
+    assert set(gm.__all__) == set(dir(gm))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = gm.nonsense
+
+
+REFUSED = """
+import genesis_moe as gm
+try:
+    gm.doctor()
+except gm.GenesisMoeError as error:
+    print(type(error).__name__, isinstance(error, {base}), error)
+"""
+
+
+def test_a_missing_library_says_where_it_looked(tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere.so")
+    output = python(REFUSED.format(base="OSError"), GENESIS_MOE_LIBRARY=missing)
+    assert output.startswith("LibraryNotFoundError True")
+    assert missing + ": not there" in output
+
+
+def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "libgenesis_moe.so").write_text("not an ELF file")
+    output = python(REFUSED.format(base="OSError"), GENESIS_MOE_LIBRARY=str(tmp_path))
+    assert output.startswith("LibraryNotFoundError True")
+    assert "invalid ELF header" in output or "file too short" in output
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("unsigned gmoe_abi_version(void) { return 99; }", "has ABI version 99, this Python package wants 1"),
+        ("unsigned gmoe_abi_version(void) { return 1; }", "undefined symbol: gmoe_version"),
+        ("int something_else;", "undefined symbol: gmoe_abi_version"),
+    ],
+)
+def test_another_abi_is_refused(tmp_path: Path, source: str, said: str) -> None:
+    (tmp_path / "other.c").write_text(source)
+    library = str(tmp_path / "other.so")
+    subprocess.run(["cc", "-shared", "-fPIC", str(tmp_path / "other.c"), "-o", library], check=True)
+    output = python(REFUSED.format(base="RuntimeError"), GENESIS_MOE_LIBRARY=library)
+    assert output.startswith("AbiMismatchError True")
+    assert said in output
+
+
+def test_versions_agree() -> None:
+    found = gm.doctor()
+    assert found["version"] == gm.__version__
+    assert found["library"] == gm.library_path()
+    assert found["packages"]["torch"]
+    assert json.loads(json.dumps(found)) == found
+
+
+FORK = """
+import os, sys
+import numpy as np
+import genesis_moe as gm
+{before}
+child = os.fork()
+if child == 0:
+    try:
+        gm.functional.experts(np.ones((1, 2), np.float32), np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32),
+                              np.ones((1, 2, 2), np.float32), np.ones((1, 2, 1), np.float32))
+        print("ran", flush=True)
+    except gm.ForkedError as error:
+        print("forked", isinstance(error, RuntimeError), error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_child_is_told() -> None:
+    output = python(FORK.format(before="gm.doctor()"))
+    assert output.startswith("forked True")
+    assert "fork" in output.removeprefix("forked True")
+
+
+def test_a_child_forked_before_the_first_use_works() -> None:
+    assert python(FORK.format(before="")) == "ran\n"
+
+
+def test_dataloader_workers_that_do_not_use_it_are_fine() -> None:
+    code = """
+import torch
+from torch.utils.data import DataLoader
+import genesis_moe as gm
+layer = gm.MoE(8, 8, 4)
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i): import genesis_moe; return torch.full((8,), float(i))
+total = sum(layer(batch).sum().item() for batch in DataLoader(Data(), batch_size=2, num_workers=2))
+print(total == total)
+"""
+    assert python(code) == "True\n"
