@@ -102,6 +102,7 @@ func runBackward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Exp
 	scratch := borrow(e, l.layout)
 	defer e.Release(scratch)
 	clear(l.dw)
+	preferHugePages(a.GradHiddenStates, a.GradGateUpProj, a.GradDownProj)
 	l.schedule.run(e, l.do)
 	l.count()
 	return nil

@@ -64,6 +64,7 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 	l.plot()
 	scratch := borrow(e, l.layout)
 	defer e.Release(scratch)
+	preferHugePages(a.Output, a.PreActivation)
 	l.schedule.run(e, l.do)
 	l.count()
 	return nil
