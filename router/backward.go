@@ -31,7 +31,7 @@ func Backward(e *core.Engine, a *core.RouterBackwardArgs) error {
 		err = backward[float32](e, library, a, s)
 	}
 	if err == nil {
-		count(e, s, 2)
+		count(e, s, a.Projection != nil, 2)
 	}
 	return err
 }

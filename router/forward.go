@@ -29,16 +29,16 @@ func Forward(e *core.Engine, a *core.RouterForwardArgs) error {
 		err = forward[float32](e, library, a, s)
 	}
 	if err == nil {
-		count(e, s, 1)
+		count(e, s, a.Projection != nil, 1)
 	}
 	return err
 }
 
 // count adds the matrix products of passes over the tokens, and the bytes of hidden
 // states and parameters that they read or write, to the engine's counters.
-func count(e *core.Engine, s shapes, passes int) {
+func count(e *core.Engine, s shapes, projected bool, passes int) {
 	perToken := s.experts * s.width
-	if s.width != s.hidden {
+	if projected {
 		perToken += s.width * s.hidden
 	}
 	size := 4
