@@ -112,12 +112,6 @@ func zero(y []float32) {
 	fence()
 }
 
-// lineElements is the number of float32 in a cache line.
-const lineElements = 16
-
-// toAligned is the number of elements before the next cache line.
-func toAligned(y *float32) int { return int(-uintptr(unsafe.Pointer(y)) / 4 % lineElements) }
-
 func fromBF16(dst []float32, src []core.BF16) {
 	for len(dst) > 0 {
 		n := min(len(dst), preemptible)

@@ -9,17 +9,57 @@ package vector
 //go:noescape
 func gemmTN1AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
 
+// gemmTN2AVX512 is y[2,n] = a[k,2]^T b[k,n].
+//
+//go:noescape
+func gemmTN2AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
+// gemmTN3AVX512 is y[3,n] = a[k,3]^T b[k,n].
+//
+//go:noescape
+func gemmTN3AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
 // gemmTN4AVX512 is y[4,n] = a[k,4]^T b[k,n].
 //
 //go:noescape
 func gemmTN4AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
+// gemmTN5AVX512 is y[5,n] = a[k,5]^T b[k,n].
+//
+//go:noescape
+func gemmTN5AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
+// gemmTN6AVX512 is y[6,n] = a[k,6]^T b[k,n].
+//
+//go:noescape
+func gemmTN6AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
 
 // gemmTNStream1AVX512 streams y[1,n] = a[k,1]^T b[k,n].
 //
 //go:noescape
 func gemmTNStream1AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
 
+// gemmTNStream2AVX512 streams y[2,n] = a[k,2]^T b[k,n].
+//
+//go:noescape
+func gemmTNStream2AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
+// gemmTNStream3AVX512 streams y[3,n] = a[k,3]^T b[k,n].
+//
+//go:noescape
+func gemmTNStream3AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
 // gemmTNStream4AVX512 streams y[4,n] = a[k,4]^T b[k,n].
 //
 //go:noescape
 func gemmTNStream4AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
+// gemmTNStream5AVX512 streams y[5,n] = a[k,5]^T b[k,n].
+//
+//go:noescape
+func gemmTNStream5AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)
+
+// gemmTNStream6AVX512 streams y[6,n] = a[k,6]^T b[k,n].
+//
+//go:noescape
+func gemmTNStream6AVX512(n int, k int, a *float32, lda int, b *float32, ldb int, y *float32, ldy int)

@@ -15,13 +15,13 @@ import (
 // and stored once, past the caches in the Stream kernels, whose blocks of y must
 // be aligned to a vector. n is a multiple of a vector there too.
 func gemmTN(m *machine) {
-	rows := 2
+	most := 2
 	if m.wide {
-		rows = 4
+		most = 6
 	}
 	for _, stream := range []bool{false, true} {
-		for _, r := range []int{1, rows} {
-			gemmTNRows(m, r, stream)
+		for rows := 1; rows <= most; rows++ {
+			gemmTNRows(m, rows, stream)
 		}
 	}
 }
