@@ -49,7 +49,8 @@ def inject(model: nn.Module, router: str = "hamiltonian", **options: Any) -> nn.
     coefficient, where the model has one, is set to 0.
 
     ``save_pretrained`` records the injection in the configuration, and ``from_pretrained`` in
-    a process that has imported genesis_moe restores it. Without that import, transformers
+    a process that has imported genesis_moe restores it, with the experts implementation
+    "genesis_moe" where none but the default is asked for. Without that import, transformers
     loads the original router: the same function right after a "dot" injection, but without
     price and budget (it lists them as unexpected keys); with a router_dim it stops at the size
     of ``gate.weight``.
@@ -69,7 +70,8 @@ def inject(model: nn.Module, router: str = "hamiltonian", **options: Any) -> nn.
     settings = [_settings(gate, router, options) for gate in gates]
     if any(one != settings[0] for one in settings):
         raise UnsupportedError(f"model: the routers of this {type(model).__name__} differ among themselves")
-    _apply(model, gates, settings[0])
+    _apply(gates, settings[0])
+    model.set_experts_implementation(experts.NAME)
     config: Any = model.config
     setattr(config, RECORD, {"version": RECORD_VERSION, "router": settings[0]})
     _tell_host(model, settings[0])
@@ -96,18 +98,23 @@ def restore(model: Any) -> None:
             f"the model was saved by another release of genesis_moe"
         )
     gates = [module for module in model.modules() if is_supported(module)]
-    _apply(model, gates, record["router"])
+    _apply(gates, record["router"])
+    chosen = model.config._experts_implementation
+    if chosen in (None, "grouped_mm"):  # transformers' default; another is the user's choice
+        model.set_experts_implementation(experts.NAME)
+    elif chosen == "eager" and record["router"].get("budget") is not None:
+        raise InvalidArgumentError(
+            'experts_implementation: "eager", but this model has a budget, and transformers\' eager '
+            'experts cannot leave a slot empty; want "genesis_moe", "grouped_mm" or "batched_mm"'
+        )
 
 
-def _apply(model: Any, gates: list[nn.Module], settings: dict[str, Any]) -> None:
+def _apply(gates: list[nn.Module], settings: dict[str, Any]) -> None:
     for gate in gates:  # refuse bad settings before anything has changed
         weight: Any = gate.weight
         Router(weight.shape[1], weight.shape[0], **settings, device="meta")
     for gate in gates:
         convert(gate, settings)
-    # A fallback chosen by the user ("eager", "batched_mm") is theirs; the default is not.
-    if model.config._experts_implementation in (None, "grouped_mm"):
-        model.set_experts_implementation(experts.NAME)
 
 
 def _find_gates(model: nn.Module) -> list[nn.Module]:
