@@ -43,7 +43,7 @@ static void not_addresses(void) {
   FAILS(gmoe_doctor(NULL, 10, &needed), GMOE_INVALID_ARGUMENT, "buffer: is NULL");
   FAILS(gmoe_doctor((char *)5, 10, &needed), GMOE_INVALID_ARGUMENT, "buffer: 0x5");
   l.forward.hidden_states = (const DLTensor *)8;
-  FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "hidden_states: 0x8");
+  FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "hidden_states: pointer 0x8");
   l.forward.hidden_states = (const DLTensor *)((char *)&l.x + 1);
   FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "not an address aligned to 8");
   layer_init(&l, 1);

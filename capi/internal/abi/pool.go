@@ -18,7 +18,9 @@ func (p *pool[A]) run(decode func(*A, *tensors) error, do func(*A) error) error 
 		c = new(call[A])
 	}
 	defer func() {
-		*c = call[A]{} // The caller's memory may be gone, or Go's, when the collector looks here next.
+		// The caller's memory may be gone, or Go's, when the collector looks here next.
+		c.args = *new(A)
+		c.tensors.clear()
 		p.free.Put(c)
 	}()
 	err := decode(&c.args, &c.tensors)

@@ -53,10 +53,15 @@ func checkAt[S any, P any](argument string, field *P) (*S, error) {
 // NULL or looks like the address of one. The field is read as a number first: the
 // Go runtime aborts the process when a pointer on its stack is not an address.
 func pointer[S any, P any](argument string, field *P) (*S, error) {
+	return pointerIn[S](argument, "pointer", field)
+}
+
+// pointerIn is pointer for the named member of an argument.
+func pointerIn[S any, P any](argument, member string, field *P) (*S, error) {
 	var s S
 	address := *(*uintptr)(unsafe.Pointer(field))
 	if address != 0 && (address < lowestAddress || address%unsafe.Alignof(s) != 0) {
-		return nil, core.Invalidf(argument, "%#x is not an address aligned to %d bytes", address, unsafe.Alignof(s))
+		return nil, core.Invalidf(argument, "%s %#x is not an address aligned to %d bytes", member, address, unsafe.Alignof(s))
 	}
 	return *(**S)(unsafe.Pointer(field)), nil
 }

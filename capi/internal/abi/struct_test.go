@@ -119,7 +119,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	require.ErrorContains(t, run(), "options: is NULL")
 	args.options = pointerTo[ExpertsOptions](12)
-	require.ErrorContains(t, run(), "options: 0xc is not an address")
+	require.ErrorContains(t, run(), "options: pointer 0xc is not an address")
 	args.options = &options
 	require.NoError(t, run())
 	options.gated = 2

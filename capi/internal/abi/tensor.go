@@ -44,6 +44,12 @@ func (c *tensors) take(argument string, field **DLTensor) *core.Tensor {
 	return t
 }
 
+// clear forgets the views and the error.
+func (c *tensors) clear() {
+	clear(c.views[:c.used])
+	c.used, c.err = 0, nil
+}
+
 // view fills t with the view that p describes. Shape and strides stay the caller's
 // memory.
 func view(t *core.Tensor, argument string, p *DLTensor) error {
@@ -59,14 +65,14 @@ func view(t *core.Tensor, argument string, p *DLTensor) error {
 	if rank < 0 || rank > maxRank {
 		return core.Invalidf(argument, "ndim %d, want 0 to %d", rank, maxRank)
 	}
-	shape, err := pointer[int64](argument+".shape", &p.shape)
+	shape, err := pointerIn[int64](argument, "shape", &p.shape)
 	if err != nil {
 		return err
 	}
 	if shape == nil && rank > 0 {
 		return core.Invalidf(argument, "shape is NULL, want %d sizes", rank)
 	}
-	strides, err := pointer[int64](argument+".strides", &p.strides)
+	strides, err := pointerIn[int64](argument, "strides", &p.strides)
 	if err != nil {
 		return err
 	}

@@ -49,8 +49,11 @@ func TestElementTypes(t *testing.T) {
 		code, bits uint8
 		want       core.DType
 	}{
-		{codeFloat, 32, core.Float32}, {codeFloat, 64, core.Float64}, {codeBFloat, 16, core.BFloat16},
-		{codeInt, 32, core.Int32}, {codeInt, 64, core.Int64},
+		{codeFloat, 32, core.Float32},
+		{codeFloat, 64, core.Float64},
+		{codeBFloat, 16, core.BFloat16},
+		{codeInt, 32, core.Int32},
+		{codeInt, 64, core.Int64},
 	} {
 		got, err := elementType("x", c.code, c.bits, 1)
 		require.NoError(t, err)
@@ -78,9 +81,9 @@ func TestGarbageTensorsAreErrors(t *testing.T) {
 		"negative rank":       {func(d *DLTensor) { d.ndim = -1 }, "ndim -1"},
 		"huge rank":           {func(d *DLTensor) { d.ndim = math.MaxInt32 }, "ndim 2147483647"},
 		"no shape":            {func(d *DLTensor) { d.shape = nil }, "shape is NULL"},
-		"small shape address": {func(d *DLTensor) { setSizes(&d.shape, unsafe.Pointer(pointerTo[byte](8))) }, "x.shape: 0x8"},
+		"small shape address": {func(d *DLTensor) { setSizes(&d.shape, unsafe.Pointer(pointerTo[byte](8))) }, "x: shape 0x8"},
 		"odd shape address":   {func(d *DLTensor) { setSizes(&d.shape, unsafe.Add(unsafe.Pointer(d.shape), 1)) }, "not an address aligned to 8"},
-		"odd strides address": {func(d *DLTensor) { setSizes(&d.strides, unsafe.Add(unsafe.Pointer(d.shape), 4)) }, "x.strides"},
+		"odd strides address": {func(d *DLTensor) { setSizes(&d.strides, unsafe.Add(unsafe.Pointer(d.shape), 4)) }, "x: strides 0x"},
 		"two lanes":           {func(d *DLTensor) { d.dtype.lanes = 2 }, "2 lanes"},
 		"unknown dtype":       {func(d *DLTensor) { d.dtype.code = 77 }, "code 77"},
 		"float16":             {func(d *DLTensor) { d.dtype.bits = 16 }, "16 bits"},
