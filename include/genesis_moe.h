@@ -11,11 +11,14 @@
  *              for inputs; outputs must not overlap themselves, each other or an
  *              input. Callers allocate outputs. Sizes are 64-bit throughout.
  *   Structs    Options and arguments start with struct_size and are initialised by
- *              their _INIT macro; fields are only ever appended.
+ *              their _INIT macro; fields are only ever appended. A larger struct, of
+ *              a newer header, is accepted as long as the fields that this library
+ *              does not know are 0; else UNSUPPORTED. reserved must be 0.
  *   State      The library keeps none of the model: parameters, prices and gaps
  *              are tensors of the caller.
  *   Threads    A handle is immutable once created; any number of threads may run
  *              operations on one engine at once. Destroying a handle is exclusive.
+ *              A handle is a ticket, not an address; none is given out twice.
  *              Results do not depend on the number of threads.
  *   fork()     A child of a process that has used the library gets GMOE_FORKED
  *              from every call: the Go runtime does not survive a fork.
@@ -71,7 +74,8 @@ const char *gmoe_status_name(gmoe_status status);
 const char *gmoe_last_error(void);
 
 /* Counts usable devices of a DLPack device type (kDLCPU: 1; kDLCUDA: 0 without a
- * driver, which is GMOE_OK and prints nothing). out: NULL is INVALID_ARGUMENT. */
+ * driver, which is GMOE_OK and prints nothing). out: NULL is INVALID_ARGUMENT.
+ * Asking for kDLCUDA initialises the driver and creates no context. */
 gmoe_status gmoe_device_count(int32_t device_type, int32_t *out);
 
 /* Describes what was found and where, as a JSON object: version, processor and
@@ -93,8 +97,7 @@ typedef struct {
   int32_t device_id;
   int32_t num_threads; /* 0: as many as the process may use */
 } gmoe_engine_options;
-#define GMOE_ENGINE_OPTIONS_INIT \
-  { (uint32_t)sizeof(gmoe_engine_options), GMOE_ABI_VERSION, 1, 0, 0 }
+#define GMOE_ENGINE_OPTIONS_INIT {(uint32_t)sizeof(gmoe_engine_options), GMOE_ABI_VERSION, 1, 0, 0}
 
 /* Creates an engine. options: NULL means the defaults (the CPU, all threads). */
 gmoe_status gmoe_engine_create(const gmoe_engine_options *options, gmoe_engine **out);
@@ -115,8 +118,7 @@ typedef struct {
   uint64_t bytes;        /* bytes of weights, rows and gradients read and written */
   uint64_t scratch_bytes; /* scratch memory held now */
 } gmoe_counters;
-#define GMOE_COUNTERS_INIT \
-  { (uint32_t)sizeof(gmoe_counters), 0, 0, 0, 0, 0, 0, 0, 0 }
+#define GMOE_COUNTERS_INIT {(uint32_t)sizeof(gmoe_counters), 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_engine_counters(gmoe_engine *engine, gmoe_counters *out);
 
 /* -------------------------------------------------------------- the router */
@@ -155,7 +157,7 @@ typedef struct {
   float load_penalty;        /* lambda > 0 of E_cost, default 10 */
 } gmoe_router_options;
 #define GMOE_ROUTER_OPTIONS_INIT \
-  { (uint32_t)sizeof(gmoe_router_options), 0, 0, 0, 2, 0, 1, 1, 1, 1.0f, 1e-2f, 1e-2f, 0.1f, 10.0f }
+  {(uint32_t)sizeof(gmoe_router_options), 0, 0, 0, 2, 0, 1, 1, 1, 1.0f, 1e-2f, 1e-2f, 0.1f, 10.0f}
 
 /* One pass over the tokens.
  *
@@ -182,7 +184,8 @@ typedef struct {
   const DLTensor *price_out;     /* [E] solver batch: the mu of this batch */
   void *stream;
 } gmoe_router_forward_args;
-#define GMOE_ROUTER_FORWARD_ARGS_INIT { (uint32_t)sizeof(gmoe_router_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define GMOE_ROUTER_FORWARD_ARGS_INIT \
+  {(uint32_t)sizeof(gmoe_router_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_router_forward(gmoe_engine *engine, const gmoe_router_forward_args *args);
 
 /* Exact gradients through gates, temperature, centroids, projection and bias; the
@@ -208,7 +211,8 @@ typedef struct {
   const DLTensor *grad_temperature;
   void *stream;
 } gmoe_router_backward_args;
-#define GMOE_ROUTER_BACKWARD_ARGS_INIT { (uint32_t)sizeof(gmoe_router_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define GMOE_ROUTER_BACKWARD_ARGS_INIT \
+  {(uint32_t)sizeof(gmoe_router_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_router_backward(gmoe_engine *engine, const gmoe_router_backward_args *args);
 
 /* After the optimiser's step: moves prices towards balance and the gap towards its
@@ -231,7 +235,8 @@ typedef struct {
   const DLTensor *gap;    /* [1] in and out; budgeted only, else NULL */
   void *stream;
 } gmoe_router_update_args;
-#define GMOE_ROUTER_UPDATE_ARGS_INIT { (uint32_t)sizeof(gmoe_router_update_args), 0, 0, 0, 0, 0.02, 0.02, 0.0, 0.01, 0, 0, 0 }
+#define GMOE_ROUTER_UPDATE_ARGS_INIT \
+  {(uint32_t)sizeof(gmoe_router_update_args), 0, 0, 0, 0, 0.02, 0.02, 0.0, 0.01, 0, 0, 0}
 gmoe_status gmoe_router_update(gmoe_engine *engine, const gmoe_router_update_args *args);
 
 /* The terms of H and how the routing looks, from one forward's outputs. */
@@ -253,7 +258,7 @@ typedef struct {
   double churn;             /* share of slots of previous_index that changed; -1 without it */
   int64_t non_finite_tokens; /* tokens whose logits hold a NaN or infinity */
 } gmoe_router_report;
-#define GMOE_ROUTER_REPORT_INIT { (uint32_t)sizeof(gmoe_router_report), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define GMOE_ROUTER_REPORT_INIT {(uint32_t)sizeof(gmoe_router_report), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 typedef struct {
   uint32_t struct_size;
   uint32_t reserved;
@@ -264,7 +269,7 @@ typedef struct {
   const DLTensor *previous_index; /* [T, K] of an earlier forward of the same tokens, or NULL */
   void *stream;
 } gmoe_router_report_args;
-#define GMOE_ROUTER_REPORT_ARGS_INIT { (uint32_t)sizeof(gmoe_router_report_args), 0, 0, 0, 0, 0, 0, 0 }
+#define GMOE_ROUTER_REPORT_ARGS_INIT {(uint32_t)sizeof(gmoe_router_report_args), 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_router_report_compute(gmoe_engine *engine, const gmoe_router_report_args *args,
                                        gmoe_router_report *out);
 
@@ -294,8 +299,7 @@ typedef struct {
   float alpha;         /* CLIPPED_SWIGLU, default 1.702 */
   float limit;         /* CLIPPED_SWIGLU, default 7 */
 } gmoe_experts_options;
-#define GMOE_EXPERTS_OPTIONS_INIT \
-  { (uint32_t)sizeof(gmoe_experts_options), 0, 1, 0, 1.702f, 7.0f }
+#define GMOE_EXPERTS_OPTIONS_INIT {(uint32_t)sizeof(gmoe_experts_options), 0, 1, 0, 1.702f, 7.0f}
 
 /* y_t = sum over slots k of w_tk * (down_proj[e] act(gate_up_proj[e] x_t + b) + b'), e = index_tk.
  *
@@ -322,7 +326,7 @@ typedef struct {
                                      Rows past the present slots are left alone */
   void *stream;
 } gmoe_experts_forward_args;
-#define GMOE_EXPERTS_FORWARD_ARGS_INIT { (uint32_t)sizeof(gmoe_experts_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define GMOE_EXPERTS_FORWARD_ARGS_INIT {(uint32_t)sizeof(gmoe_experts_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_experts_forward(gmoe_engine *engine, const gmoe_experts_forward_args *args);
 
 /* Gradients of forward. Inputs as there, with the pre_activation that it wrote. Every
@@ -348,7 +352,8 @@ typedef struct {
   const DLTensor *grad_down_bias;     /* [E, H] */
   void *stream;
 } gmoe_experts_backward_args;
-#define GMOE_EXPERTS_BACKWARD_ARGS_INIT { (uint32_t)sizeof(gmoe_experts_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define GMOE_EXPERTS_BACKWARD_ARGS_INIT \
+  {(uint32_t)sizeof(gmoe_experts_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_experts_backward(gmoe_engine *engine, const gmoe_experts_backward_args *args);
 
 #ifdef __cplusplus
