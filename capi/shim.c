@@ -51,8 +51,7 @@ static char *message(void) {
   return text;
 }
 
-__attribute__((format(printf, 2, 3))) static gmoe_status refuse(gmoe_status status,
-                                                                const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static gmoe_status refuse(gmoe_status status, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   (void)vsnprintf(message(), GMOE_MESSAGE_CAPACITY, format, arguments);
@@ -70,16 +69,15 @@ __attribute__((format(printf, 2, 3))) static gmoe_status refuse(gmoe_status stat
                     "it after fork(), or start workers by spawn or exec",               \
                     __func__);                                                          \
   } while (0)
-#define CHECK_ADDRESS(pointer)                                                        \
-  do {                                                                                \
-    if ((uintptr_t)(pointer) - 1 < 4095)                                              \
+#define CHECK_ADDRESS(pointer)                                                                          \
+  do {                                                                                                  \
+    if ((uintptr_t)(pointer) - 1 < 4095)                                                                \
       return refuse(GMOE_INVALID_ARGUMENT, #pointer ": %p is not an address", (const void *)(pointer)); \
   } while (0)
-#define CHECK_REQUIRED(pointer)                                             \
-  do {                                                                      \
-    if ((pointer) == NULL)                                                  \
-      return refuse(GMOE_INVALID_ARGUMENT, #pointer ": is NULL, want one"); \
-    CHECK_ADDRESS(pointer);                                                 \
+#define CHECK_REQUIRED(pointer)                                                                  \
+  do {                                                                                           \
+    if ((pointer) == NULL) return refuse(GMOE_INVALID_ARGUMENT, #pointer ": is NULL, want one"); \
+    CHECK_ADDRESS(pointer);                                                                      \
   } while (0)
 
 GMOE_PUBLIC uint32_t gmoe_abi_version(void) { return GMOE_ABI_VERSION; }

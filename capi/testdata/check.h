@@ -8,32 +8,32 @@
 
 #include "genesis_moe.h"
 
-#define CHECK(condition)                                                         \
-  do {                                                                           \
-    if (!(condition)) {                                                          \
-      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);            \
-      exit(1);                                                                   \
-    }                                                                            \
+#define CHECK(condition)                                              \
+  do {                                                                \
+    if (!(condition)) {                                               \
+      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      exit(1);                                                        \
+    }                                                                 \
   } while (0)
 
-#define OK(call)                                                                                          \
-  do {                                                                                                    \
-    const gmoe_status status_ = (call);                                                                   \
-    if (status_ != GMOE_OK) {                                                                             \
+#define OK(call)                                                                                                       \
+  do {                                                                                                                 \
+    const gmoe_status status_ = (call);                                                                                \
+    if (status_ != GMOE_OK) {                                                                                          \
       fprintf(stderr, "%s:%d: %s: %s: %s\n", __FILE__, __LINE__, #call, gmoe_status_name(status_), gmoe_last_error()); \
-      exit(1);                                                                                            \
-    }                                                                                                     \
+      exit(1);                                                                                                         \
+    }                                                                                                                  \
   } while (0)
 
 /* The call must fail with this status and a message that contains this text. */
-#define FAILS(call, want, text)                                                                  \
-  do {                                                                                           \
-    const gmoe_status status_ = (call);                                                          \
-    if (status_ != (want) || strstr(gmoe_last_error(), (text)) == NULL) {                        \
-      fprintf(stderr, "%s:%d: %s: got %s: %s\n want %s with: %s\n", __FILE__, __LINE__, #call,   \
-              gmoe_status_name(status_), gmoe_last_error(), gmoe_status_name(want), (text));     \
-      exit(1);                                                                                   \
-    }                                                                                            \
+#define FAILS(call, want, text)                                                                \
+  do {                                                                                         \
+    const gmoe_status status_ = (call);                                                        \
+    if (status_ != (want) || strstr(gmoe_last_error(), (text)) == NULL) {                      \
+      fprintf(stderr, "%s:%d: %s: got %s: %s\n want %s with: %s\n", __FILE__, __LINE__, #call, \
+              gmoe_status_name(status_), gmoe_last_error(), gmoe_status_name(want), (text));   \
+      exit(1);                                                                                 \
+    }                                                                                          \
   } while (0)
 
 static inline DLTensor tensor(void *data, uint8_t code, uint8_t bits, int32_t ndim, int64_t *shape) {

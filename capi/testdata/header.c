@@ -2,11 +2,10 @@
  * sizes are the ones of ABI version 1. */
 #include "genesis_moe.h"
 
-#define IS(type, init, size)                                    \
-  {                                                             \
-    type value = init;                                          \
-    if (sizeof(value) != (size) || value.struct_size != (size)) \
-      return 1;                                                 \
+#define IS(type, init, size)                                              \
+  {                                                                       \
+    type value = init;                                                    \
+    if (sizeof(value) != (size) || value.struct_size != (size)) return 1; \
   }
 
 int main(void) {

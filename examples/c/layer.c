@@ -170,7 +170,8 @@ int main(void) {
   printf("genesis-moe %s\n", gmoe_version());
   printf("tokens per expert:");
   for (int e = 0; e < E; e++) printf(" %d", (int)counts[e]);
-  printf("\n%d tokens, %d expert rows, %d flops\n", (int)counters.tokens, (int)counters.expert_rows, (int)counters.flops);
+  printf("\n%d tokens, %d expert rows, %d flops\n", (int)counters.tokens, (int)counters.expert_rows,
+         (int)counters.flops);
   printf("largest difference to plain loops: %.1e\n", error);
   printf("<p, dp> - <y, dy>: %.1e (down_proj), %.1e (weights)\n", down_gap, weight_gap);
   return error < 1e-4 && down_gap < 1e-3 && weight_gap < 1e-3 ? 0 : 1;

@@ -51,10 +51,8 @@ LIBNVIDIA_ML_SYMBOLS(NVML_SLOT)
 #else
 #error "write the jump through a slot for this processor"
 #endif
-#define TRAMPOLINE(name)                           \
-  __asm__(".pushsection .text\n .globl " #name     \
-          "\n .hidden " #name                      \
-          "\n .type " #name ", %function\n" #name  \
+#define TRAMPOLINE(name)                                                                                   \
+  __asm__(".pushsection .text\n .globl " #name "\n .hidden " #name "\n .type " #name ", %function\n" #name \
           ":\n" JUMP(name) ".size " #name ", . - " #name "\n .popsection\n");
 LIBCUDA_SYMBOLS(TRAMPOLINE)
 LIBNVIDIA_ML_SYMBOLS(TRAMPOLINE)
@@ -82,8 +80,7 @@ const char *delayload_path(const struct delayload_library *library) {
   Dl_info info;
   for (size_t i = 0; i < library->count; i++) {
     void *function = *library->symbols[i].slot;
-    if (function != library->missing && dladdr(function, &info) != 0 && info.dli_fname != NULL)
-      return info.dli_fname;
+    if (function != library->missing && dladdr(function, &info) != 0 && info.dli_fname != NULL) return info.dli_fname;
   }
   return NULL;
 }
