@@ -66,9 +66,10 @@ type backward[S stored, F blas.Float] struct {
 	gradGateUp      stack[S]
 	gradDown        stack[S]
 
-	derivatives bool // dz is wanted, not only h
-	split       bool // some expert has several units
-	slices      int  // most pieces that the columns of h are cut into
+	derivatives bool    // dz is wanted, not only h
+	split       bool    // some expert has several units
+	remaining   float64 // cost of the products that are not in the schedule yet
+	slices      int     // most pieces that the columns of h are cut into
 	tiles       tiles
 
 	dz            []F // ring of [rows of a unit, Z]
@@ -111,9 +112,8 @@ func runBackward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Exp
 // plot makes the schedule and finds the sizes of the tiles.
 func (l *backward[S, F]) plot() {
 	s := &l.schedule
-	total := 0.0
 	for i := range l.units {
-		total += l.totalCost(&l.units[i])
+		l.remaining += l.totalCost(&l.units[i])
 		l.split = l.split || !l.units[i].ends
 	}
 	l.tiles.gathered = l.slotRows * l.hidden
@@ -126,10 +126,10 @@ func (l *backward[S, F]) plot() {
 	for group := 0; group < len(l.units); group += l.ring {
 		end := min(group+l.ring, len(l.units))
 		for i := group; i < end; i++ {
-			l.plotDerivatives(i, total, differentiated, used, combined)
+			l.plotDerivatives(i, differentiated, used, combined)
 		}
 		for i := group; i < end; i++ {
-			l.plotUses(i, total, &sums, differentiated+gate(i), used+gate(i), combined)
+			l.plotUses(i, &sums, differentiated+gate(i), used+gate(i), combined)
 		}
 	}
 	if l.gradHidden.present || l.gradTopKWeights != nil {
@@ -159,13 +159,15 @@ func (l *backward[S, F]) plot() {
 }
 
 // plotDerivatives adds the steps that compute dz and w h of a unit.
-func (l *backward[S, F]) plotDerivatives(i int, total float64, differentiated, used, combined gate) {
+func (l *backward[S, F]) plotDerivatives(i int, differentiated, used, combined gate) {
 	if !l.derivatives && !l.gradDown.present {
 		return
 	}
 	u := &l.units[i]
-	w := width(l.intermediate, leastColumns(u.rows()), l.cost(u.rows(), l.hidden, l.intermediate), total)
-	l.tiles.dh = max(l.tiles.dh, u.rows()*min(w, l.intermediate))
+	w := l.width(l.intermediate, u.rows(), l.intermediate*l.hidden)
+	if !l.gradDown.present {
+		l.tiles.dh = max(l.tiles.dh, u.rows()*min(w, l.intermediate))
+	}
 	if !same[S, F]() || !l.preActivation.direct {
 		l.tiles.z = max(l.tiles.z, min(w, l.intermediate)*l.activation.perIntermediate())
 	}
@@ -185,9 +187,10 @@ func (l *backward[S, F]) plotDerivatives(i int, total float64, differentiated, u
 }
 
 // plotUses adds the steps that make a unit's gradients from its dz and w h.
-func (l *backward[S, F]) plotUses(i int, total float64, sums *chain, differentiated, used, combined gate) {
+func (l *backward[S, F]) plotUses(i int, sums *chain, differentiated, used, combined gate) {
 	s, u := &l.schedule, &l.units[i]
 	rows, split := u.rows(), !u.opens || !u.ends
+	wide, narrow := l.gateUp*l.hidden, l.hidden*l.intermediate
 	uses := func(stage stage, n, width int, chained bool) {
 		ranges(n, width, func(first, last int) {
 			next := step{stage: stage, unit: i, first: first, last: last, needs: [2]gate{differentiated}, opens: [3]gate{used, combined}}
@@ -198,19 +201,18 @@ func (l *backward[S, F]) plotUses(i int, total float64, sums *chain, differentia
 		})
 	}
 	if l.gradHidden.present {
-		uses(stageHidden, l.hidden, width(l.hidden, leastColumns(rows), l.cost(rows, l.gateUp, l.hidden), total), false)
+		uses(stageHidden, l.hidden, l.width(l.hidden, rows, wide), false)
 	}
+	width := l.width
 	if split {
-		// The units of an expert add to the same parts of its gradients, so how these are
-		// cut must not depend on the rows of one.
-		rows = unitRows
+		width = l.splitWidth
 		sums.begin()
 	}
 	if l.gradGateUp.present {
-		uses(stageGateUpGradient, l.gateUp, width(l.gateUp, leastColumns(rows), l.cost(rows, l.gateUp, l.hidden), total), split)
+		uses(stageGateUpGradient, l.gateUp, width(l.gateUp, rows, wide), split)
 	}
 	if l.gradDown.present {
-		uses(stageDownGradient, l.hidden, width(l.hidden, leastColumns(rows), l.cost(rows, l.hidden, l.intermediate), total), split)
+		uses(stageDownGradient, l.hidden, width(l.hidden, rows, narrow), split)
 	}
 	if l.gradGateUpBias.present {
 		uses(stageGateUpBias, l.gateUp, l.gateUp, split)
@@ -236,8 +238,26 @@ func (c *chain) link(s *schedule, next *step) {
 	c.current = append(c.current, next.opens[2])
 }
 
+// width is how many columns a step of a product with a weight of so many elements
+// takes. The product is then no longer among what remains.
+func (l *backward[S, F]) width(columns, rows, weight int) int {
+	cost := l.cost(rows, weight)
+	w := width(columns, rows, cost, l.remaining)
+	l.remaining -= cost
+	return w
+}
+
+// splitWidth is width for the gradients of experts with several units. All these add to
+// the same parts, so how a gradient is cut depends neither on the rows of one nor on
+// what remains.
+func (l *backward[S, F]) splitWidth(columns, rows, weight int) int {
+	l.remaining -= l.cost(rows, weight)
+	const step = 10e6 // nanoseconds
+	return width(columns, unitRows, l.cost(unitRows, weight), step*stepsLeft)
+}
+
 func (l *backward[S, F]) totalCost(u *unit) float64 {
-	return 2 * (l.cost(u.rows(), l.gateUp, l.hidden) + l.cost(u.rows(), l.hidden, l.intermediate))
+	return 2 * (l.cost(u.rows(), l.gateUp*l.hidden) + l.cost(u.rows(), l.hidden*l.intermediate))
 }
 
 func (l *backward[S, F]) layout(a *arena) {
@@ -312,30 +332,28 @@ func (l *backward[S, F]) do(worker int, s *step) {
 func (l *backward[S, F]) differentiate(w *worker[F], s *step) {
 	u, n := &l.units[s.unit], s.last-s.first
 	a := &l.activation
+	// dh becomes w h where it lies; where no gradient wants w h, that is in a tile.
+	dh, ldh := unsafe.SliceData(w.dh), n
+	if l.gradDown.present {
+		dh, ldh = &l.slot(l.wh, s.unit, l.intermediate)[s.first], l.intermediate
+	}
 	if l.derivatives {
 		dy, ldy := l.rowsOf(w, &l.gradOutput, s.unit)
-		times(l.library, w, u.rows(), dy, ldy, &l.downProj, u.expert, s.first, s.last, unsafe.SliceData(w.dh), n)
+		times(l.library, w, u.rows(), dy, ldy, &l.downProj, u.expert, s.first, s.last, dh, ldh)
 	}
 	spans := a.spans(s.first, s.last, l.intermediate)
 	for i := range u.rows() {
 		row := u.first + i
 		gate, up := l.gateAndUp(w, row, spans, n)
-		var wh, dh []F
-		if l.gradDown.present {
-			wh = l.slot(l.wh, s.unit, l.intermediate)[i*l.intermediate+s.first : i*l.intermediate+s.last]
-		}
+		dh := unsafe.Slice(offset(dh, i*ldh), n)
 		if !l.derivatives {
-			forwardRow(a, wh, gate, up)
-			scale(wh, l.plan.weight[row])
+			forwardRow(a, dh, gate, up)
+			scale(dh, l.plan.weight[row])
 			continue
-		}
-		dh = w.dh[i*n : (i+1)*n]
-		if !l.gradDown.present {
-			wh = dh
 		}
 		dz := unsafe.SliceData(l.slot(l.dz, s.unit, l.gateUp)[i*l.gateUp+spans[0].first:])
 		dGate, dUp := gateAndUp(a, dz, n, l.intermediate)
-		l.dw[row*l.slices+s.piece] = backwardRow(a, dGate, dUp, wh, gate, up, dh, l.plan.weight[row])
+		l.dw[row*l.slices+s.piece] = backwardRow(a, dGate, dUp, dh, gate, up, dh, l.plan.weight[row])
 	}
 }
 

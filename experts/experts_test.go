@@ -288,7 +288,7 @@ func TestActivations(t *testing.T) {
 // Any combination of everything agrees with the reference.
 func TestAnything(t *testing.T) {
 	e := engine(t, 3)
-	count := 300
+	count := 200
 	if testing.Short() {
 		count = 50
 	}

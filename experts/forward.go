@@ -73,9 +73,9 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 // plot makes the schedule and finds the sizes of the tiles.
 func (l *forward[S, F]) plot() {
 	s := &l.schedule
-	total := 0.0
+	remaining := 0.0
 	for i := range l.units {
-		total += l.activateCost(&l.units[i]) + l.projectCost(&l.units[i])
+		remaining += l.activateCost(&l.units[i]) + l.projectCost(&l.units[i])
 	}
 	activated, projected := s.newGates(len(l.units)), s.newGates(len(l.units))
 	combined := s.newGates(1)
@@ -85,7 +85,8 @@ func (l *forward[S, F]) plot() {
 		end := min(group+l.ring, len(l.units))
 		for i := group; i < end; i++ {
 			u := &l.units[i]
-			w := width(l.intermediate, leastColumns(u.rows()), l.activateCost(u), total)
+			w := width(l.intermediate, u.rows(), l.activateCost(u), remaining)
+			remaining -= l.activateCost(u)
 			if !l.zInPlace() {
 				l.tiles.z = max(l.tiles.z, u.rows()*min(w, l.intermediate)*l.activation.perIntermediate())
 			}
@@ -99,7 +100,9 @@ func (l *forward[S, F]) plot() {
 		}
 		for i := group; i < end; i++ {
 			u := &l.units[i]
-			ranges(l.hidden, width(l.hidden, leastColumns(u.rows()), l.projectCost(u), total), func(first, last int) {
+			w := width(l.hidden, u.rows(), l.projectCost(u), remaining)
+			remaining -= l.projectCost(u)
+			ranges(l.hidden, w, func(first, last int) {
 				s.add(step{
 					stage: stageProject, unit: i, first: first, last: last,
 					needs: [2]gate{activated + gate(i)}, opens: [3]gate{projected + gate(i), combined},
@@ -113,11 +116,11 @@ func (l *forward[S, F]) plot() {
 }
 
 func (l *forward[S, F]) activateCost(u *unit) float64 {
-	return l.cost(u.rows(), l.gateUp, l.hidden)
+	return l.cost(u.rows(), l.gateUp*l.hidden)
 }
 
 func (l *forward[S, F]) projectCost(u *unit) float64 {
-	return l.cost(u.rows(), l.hidden, l.intermediate)
+	return l.cost(u.rows(), l.hidden*l.intermediate)
 }
 
 // zInPlace reports whether the products write pre_activation themselves.

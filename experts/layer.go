@@ -80,7 +80,7 @@ func (l *layer[S, F]) activeExperts() (active int) {
 
 // ringBytes is how much memory the units in flight take together, about. More lets
 // steps wait less; there are at least two units in flight, and enough for all threads.
-const ringBytes = 32 << 20
+const ringBytes = 16 << 20
 
 // chooseSlots says how many units are in flight, each with so many elements a row.
 func (l *layer[S, F]) chooseSlots(elements int) {
@@ -116,27 +116,34 @@ func (l *layer[S, F]) rowsOf(w *worker[F], m *matrix[S], unitIndex int) (data *F
 	return unsafe.SliceData(w.gathered), m.columns
 }
 
-// cost estimates how many nanoseconds a product with a weight of n*k elements takes one
-// thread: arithmetic with many rows, reading the weight with few.
-func (l *layer[S, F]) cost(rows, n, k int) float64 {
+// cost estimates how many nanoseconds a product with a weight of so many elements takes
+// one thread: arithmetic with many rows, reading the weight with few.
+func (l *layer[S, F]) cost(rows, weight int) float64 {
 	const flopsPerNanosecond, bytesPerNanosecond = 80, 10
 	var s S
-	return max(2*float64(rows)*float64(n)*float64(k)/flopsPerNanosecond,
-		float64(n)*float64(k)*float64(unsafe.Sizeof(s))/bytesPerNanosecond)
+	return float64(weight) * max(2*float64(rows)/flopsPerNanosecond, float64(unsafe.Sizeof(s))/bytesPerNanosecond)
 }
 
-// Steps shorter than shortest cost more to hand out than they are worth; steps longer
-// than longest leave threads idle at the end. Between these, there are about as many
-// as manySteps.
+// Steps shorter than shortest cost more to hand out than they are worth. The longer
+// the work that is left, the longer a step: long ones let a BLAS share what it packs,
+// and short ones at the end let all threads end together. Neither depends on the
+// number of threads, so that results do not.
 const (
 	shortestStep = 60e3 // nanoseconds
-	longestStep  = 8e6
-	manySteps    = 64
+	longestStep  = 30e6
+	stepsLeft    = 32
 )
 
-// width is how many of the columns of a product, whose cost is given, a step takes.
-func width(columns, least int, cost, total float64) int {
-	target := min(max(total/manySteps, shortestStep), longestStep)
+// width is how many of the columns of a product a step takes, where the product has
+// so many rows and a cost, and is the next of what remains.
+func width(columns, rows int, cost, remaining float64) int {
+	// A row of a weight is read on for some lines of the cache; a BLAS packs the rows
+	// once for every step.
+	least := 64
+	if rows > fewRowsNN {
+		least = max(256, rows)
+	}
+	target := min(max(remaining/stepsLeft, shortestStep), longestStep)
 	parts := min(max(1, int(cost/target+0.5)), max(1, columns/least))
 	const lanes = 16
 	return max(1, ((columns+parts-1)/parts+lanes-1)/lanes*lanes)
@@ -149,24 +156,10 @@ func ranges(n, width int, piece func(first, last int)) {
 	}
 }
 
-// Fewest columns of a step: a row of a weight is read on for at least this many
-// elements, and a BLAS has enough to share what it packs.
-const (
-	leastColumnsFew  = 64
-	leastColumnsMany = 256
-)
-
-func leastColumns(rows int) int {
-	if rows <= 16 {
-		return leastColumnsFew
-	}
-	return leastColumnsMany
-}
-
 // tokenWidth is how many tokens a step combines.
 func (l *layer[S, F]) tokenWidth() int {
-	const least = 16
-	return max(least, (l.tokens+manySteps-1)/manySteps)
+	const least, steps = 16, 64
+	return max(least, (l.tokens+steps-1)/steps)
 }
 
 // combine sums rows [pairs, H] of each token into its row of out, in slot order, times

@@ -29,7 +29,7 @@ func timesTransposed[F blas.Float, S stored](lib *blas.Library, w *worker[F], m 
 	case m == 0 || n == 0:
 	case k == 0:
 		clearRows(m, n, y, ldy)
-	case usedInPlace[F](s, m):
+	case usedInPlace[F](s, m, true):
 		multiplyStored(lib, w, m, n, k, x, ldx, s.inPlace(expert, i0, 0), true, y, ldy)
 	default:
 		ranges(n, max(1, convertedElements/k), func(first, last int) {
@@ -46,7 +46,7 @@ func times[F blas.Float, S stored](lib *blas.Library, w *worker[F], m int, x *F,
 	case m == 0 || n == 0:
 	case k == 0:
 		clearRows(m, n, y, ldy)
-	case usedInPlace[F](s, m):
+	case usedInPlace[F](s, m, false):
 		multiplyStored(lib, w, m, n, k, x, ldx, s.inPlace(expert, 0, j0), false, y, ldy)
 	default:
 		ranges(n, max(1, convertedElements/k), func(first, last int) {
@@ -56,9 +56,19 @@ func times[F blas.Float, S stored](lib *blas.Library, w *worker[F], m int, x *F,
 	}
 }
 
-// usedInPlace reports whether a weight is multiplied where it is, with m rows.
-func usedInPlace[F blas.Float, S stored](s *stack[S], m int) bool {
-	return s.layout() != scattered && (same[S, F]() || m <= vector.SmallRows)
+// usedInPlace reports whether m rows are multiplied by a weight, or its transpose, where
+// it is: without a BLAS, also a bfloat16 one.
+func usedInPlace[F blas.Float, S stored](s *stack[S], m int, transpose bool) bool {
+	layout := s.layout()
+	return layout != scattered && (same[S, F]() || few[F](m, transpose != (layout == columnMajor)))
+}
+
+// few reports whether m rows are multiplied by core/vector: y = x B^T when transposed.
+func few[F blas.Float](m int, transposed bool) bool {
+	if transposed {
+		return is32[F]() && m <= fewRowsNT
+	}
+	return is32[F]() && m <= fewRowsNN
 }
 
 // multiplyStored multiplies by a weight in place.
@@ -77,7 +87,7 @@ func multiplyStored[F blas.Float, S stored](lib *blas.Library, w *worker[F], m, 
 
 // multiply is y[m,n] = x[m,k] B, or x B^T with transpose.
 func multiply[F blas.Float](lib *blas.Library, w *worker[F], m, n, k int, x *F, ldx int, b block[F], transpose bool, y *F, ldy int) {
-	if !is32[F]() || m > vector.SmallRows {
+	if !few[F](m, transpose != b.transposed) {
 		blas.Gemm(lib, &w.blas, false, transpose != b.transposed, m, n, k, 1, x, ldx, b.data, b.ld, 0, y, ldy)
 		return
 	}
@@ -141,7 +151,7 @@ func weightGradient[F blas.Float, S stored](lib *blas.Library, w *worker[F], u *
 
 // outer is y[m,n] = a[k,m]^T b[k,n], or y += with accumulate.
 func outer[F blas.Float](lib *blas.Library, w *worker[F], m, n, k int, a *F, lda int, b *F, ldb int, accumulate bool, y *F, ldy int, stream bool) {
-	if is32[F]() && k <= vector.SmallRows && !accumulate {
+	if is32[F]() && k <= fewRowsTN && !accumulate {
 		vector.GemmTN(m, n, k, (*float32)(unsafe.Pointer(a)), lda, (*float32)(unsafe.Pointer(b)), ldb, (*float32)(unsafe.Pointer(y)), ldy, stream)
 		return
 	}
