@@ -22,11 +22,11 @@ var (
 		avx512: {gemmNTBF161AVX512, gemmNTBF162AVX512, gemmNTBF163AVX512, gemmNTBF164AVX512, gemmNTBF165AVX512, gemmNTBF166AVX512},
 	}
 	nnKernels = [...][]rowKernel[float32]{
-		avx2:   {gemmNN1AVX2, gemmNN2AVX2},
+		avx2:   {gemmNN1AVX2, gemmNN2AVX2, gemmNN3AVX2, gemmNN4AVX2, gemmNN5AVX2, gemmNN6AVX2},
 		avx512: {gemmNN1AVX512, gemmNN2AVX512, gemmNN3AVX512, gemmNN4AVX512, gemmNN5AVX512, gemmNN6AVX512},
 	}
 	nnBF16Kernels = [...][]rowKernel[uint16]{
-		avx2:   {gemmNNBF161AVX2, gemmNNBF162AVX2},
+		avx2:   {gemmNNBF161AVX2, gemmNNBF162AVX2, gemmNNBF163AVX2, gemmNNBF164AVX2, gemmNNBF165AVX2, gemmNNBF166AVX2},
 		avx512: {gemmNNBF161AVX512, gemmNNBF162AVX512, gemmNNBF163AVX512, gemmNNBF164AVX512, gemmNNBF165AVX512, gemmNNBF166AVX512},
 	}
 )
@@ -155,6 +155,6 @@ const (
 	// chunkNN is the number of rows of w that GemmNN goes through at a time: no
 	// more than the processor keeps page addresses and streams for.
 	chunkNN = 32
-	// stripNN is the number of columns: four vectors of AVX-512, a kernel's block.
+	// stripNN is the number of columns of a strip: four cache lines.
 	stripNN = 64
 )

@@ -26,3 +26,14 @@ func detect() level {
 		return avx2
 	}
 }
+
+func smallRows() int {
+	switch active {
+	case avx512:
+		return 64
+	case avx2:
+		return 24
+	default:
+		return 0
+	}
+}

@@ -14,6 +14,26 @@ func gemmNN1AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 
 //go:noescape
 func gemmNN2AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 
+// gemmNN3AVX2 is y[3,n] (+)= x[3,k] w[k,n].
+//
+//go:noescape
+func gemmNN3AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNN4AVX2 is y[4,n] (+)= x[4,k] w[k,n].
+//
+//go:noescape
+func gemmNN4AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNN5AVX2 is y[5,n] (+)= x[5,k] w[k,n].
+//
+//go:noescape
+func gemmNN5AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNN6AVX2 is y[6,n] (+)= x[6,k] w[k,n].
+//
+//go:noescape
+func gemmNN6AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
 // gemmNNBF161AVX2 is y[1,n] (+)= x[1,k] w[k,n].
 //
 //go:noescape
@@ -23,3 +43,23 @@ func gemmNNBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahea
 //
 //go:noescape
 func gemmNNBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNNBF163AVX2 is y[3,n] (+)= x[3,k] w[k,n].
+//
+//go:noescape
+func gemmNNBF163AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNNBF164AVX2 is y[4,n] (+)= x[4,k] w[k,n].
+//
+//go:noescape
+func gemmNNBF164AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNNBF165AVX2 is y[5,n] (+)= x[5,k] w[k,n].
+//
+//go:noescape
+func gemmNNBF165AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNNBF166AVX2 is y[6,n] (+)= x[6,k] w[k,n].
+//
+//go:noescape
+func gemmNNBF166AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)

@@ -416,6 +416,883 @@ end36:
 	VZEROUPPER
 	RET
 
+// func gemmNN3AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmNN3AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x02, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x02, R10
+
+loop41:
+	CMPQ    AX, $0x10
+	JLT     end42
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start43
+	MOVQ    BX, R11
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+
+start43:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done45
+
+again44:
+	VMOVUPS      (R12), Y6
+	VMOVUPS      32(R12), Y7
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R13)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R13)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $0x04, R13
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again44
+
+done45:
+	MOVQ    BX, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop41
+
+end42:
+loop46:
+	CMPQ    AX, $0x08
+	JLT     end47
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start48
+	MOVQ    BX, R9
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+
+start48:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done50
+
+again49:
+	VMOVUPS      (R10), Y3
+	VBROADCASTSS (R11), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (R11)(SI*1), Y4
+	VFMADD231PS  Y3, Y4, Y1
+	VBROADCASTSS (R11)(SI*2), Y4
+	VFMADD231PS  Y3, Y4, Y2
+	ADDQ         $0x04, R11
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again49
+
+done50:
+	MOVQ    BX, R9
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	ADDQ    $+32, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop46
+
+end47:
+	TESTQ AX, AX
+	JLE   end51
+
+one52:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start53
+	MOVQ   BX, R9
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+
+start53:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done55
+
+again54:
+	VMOVSS       (R10), X3
+	VBROADCASTSS (R11), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (R11)(SI*1), Y4
+	VFMADD231PS  Y3, Y4, Y1
+	VBROADCASTSS (R11)(SI*2), Y4
+	VFMADD231PS  Y3, Y4, Y2
+	ADDQ         $0x04, R11
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again54
+
+done55:
+	MOVQ   BX, R9
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	ADDQ   $0x04, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one52
+
+end51:
+	VZEROUPPER
+	RET
+
+// func gemmNN4AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmNN4AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x02, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x02, R10
+
+loop56:
+	CMPQ    AX, $0x10
+	JLT     end57
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start58
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+	VMOVUPS (R12), Y6
+	VMOVUPS 32(R12), Y7
+
+start58:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	LEAQ  (R13)(SI*2), R14
+	ADDQ  SI, R14
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done60
+
+again59:
+	VMOVUPS      (R12), Y8
+	VMOVUPS      32(R12), Y9
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R13)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R13)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R14), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, R13
+	ADDQ         $0x04, R14
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again59
+
+done60:
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	VMOVUPS Y6, (R12)
+	VMOVUPS Y7, 32(R12)
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop56
+
+end57:
+loop61:
+	CMPQ    AX, $0x08
+	JLT     end62
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start63
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+	VMOVUPS (R10), Y3
+
+start63:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done65
+
+again64:
+	VMOVUPS      (R10), Y4
+	VBROADCASTSS (R11), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (R11)(SI*1), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VBROADCASTSS (R11)(SI*2), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VBROADCASTSS (R12), Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again64
+
+done65:
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	VMOVUPS Y3, (R10)
+	ADDQ    $+32, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop61
+
+end62:
+	TESTQ AX, AX
+	JLE   end66
+
+one67:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start68
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+	VMOVSS (R10), X3
+
+start68:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done70
+
+again69:
+	VMOVSS       (R10), X4
+	VBROADCASTSS (R11), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (R11)(SI*1), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VBROADCASTSS (R11)(SI*2), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VBROADCASTSS (R12), Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again69
+
+done70:
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	VMOVSS X3, (R10)
+	ADDQ   $0x04, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one67
+
+end66:
+	VZEROUPPER
+	RET
+
+// func gemmNN5AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmNN5AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x02, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x02, R10
+
+loop71:
+	CMPQ    AX, $0x10
+	JLT     end72
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	VXORPS  Y9, Y9, Y9
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start73
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+	VMOVUPS (R12), Y6
+	VMOVUPS 32(R12), Y7
+	VMOVUPS (R12)(R8*1), Y8
+	VMOVUPS 32(R12)(R8*1), Y9
+
+start73:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	LEAQ  (R13)(SI*2), R14
+	ADDQ  SI, R14
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done75
+
+again74:
+	VMOVUPS      (R12), Y10
+	VMOVUPS      32(R12), Y11
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R13)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R13)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R14), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R14)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x04, R13
+	ADDQ         $0x04, R14
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again74
+
+done75:
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	VMOVUPS Y6, (R12)
+	VMOVUPS Y7, 32(R12)
+	VMOVUPS Y8, (R12)(R8*1)
+	VMOVUPS Y9, 32(R12)(R8*1)
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop71
+
+end72:
+loop76:
+	CMPQ    AX, $0x08
+	JLT     end77
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start78
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+	VMOVUPS (R10), Y3
+	VMOVUPS (R10)(R8*1), Y4
+
+start78:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done80
+
+again79:
+	VMOVUPS      (R10), Y5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (R11)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R11)(SI*2), Y6
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R12), Y6
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R12)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again79
+
+done80:
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	VMOVUPS Y3, (R10)
+	VMOVUPS Y4, (R10)(R8*1)
+	ADDQ    $+32, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop76
+
+end77:
+	TESTQ AX, AX
+	JLE   end81
+
+one82:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start83
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+	VMOVSS (R10), X3
+	VMOVSS (R10)(R8*1), X4
+
+start83:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done85
+
+again84:
+	VMOVSS       (R10), X5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (R11)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R11)(SI*2), Y6
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R12), Y6
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R12)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again84
+
+done85:
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	VMOVSS X3, (R10)
+	VMOVSS X4, (R10)(R8*1)
+	ADDQ   $0x04, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one82
+
+end81:
+	VZEROUPPER
+	RET
+
+// func gemmNN6AVX2(n int, k int, x *float32, ldx int, w *float32, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmNN6AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x02, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x02, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x02, R10
+
+loop86:
+	CMPQ    AX, $0x10
+	JLT     end87
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	VXORPS  Y9, Y9, Y9
+	VXORPS  Y10, Y10, Y10
+	VXORPS  Y11, Y11, Y11
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start88
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+	VMOVUPS (R12), Y6
+	VMOVUPS 32(R12), Y7
+	VMOVUPS (R12)(R8*1), Y8
+	VMOVUPS 32(R12)(R8*1), Y9
+	VMOVUPS (R12)(R8*2), Y10
+	VMOVUPS 32(R12)(R8*2), Y11
+
+start88:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	LEAQ  (R13)(SI*2), R14
+	ADDQ  SI, R14
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done90
+
+again89:
+	VMOVUPS      (R12), Y12
+	VMOVUPS      32(R12), Y13
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R13)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R13)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R14), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R14)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R14)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $0x04, R13
+	ADDQ         $0x04, R14
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again89
+
+done90:
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	VMOVUPS Y6, (R12)
+	VMOVUPS Y7, 32(R12)
+	VMOVUPS Y8, (R12)(R8*1)
+	VMOVUPS Y9, 32(R12)(R8*1)
+	VMOVUPS Y10, (R12)(R8*2)
+	VMOVUPS Y11, 32(R12)(R8*2)
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop86
+
+end87:
+loop91:
+	CMPQ    AX, $0x08
+	JLT     end92
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start93
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+	VMOVUPS (R10), Y3
+	VMOVUPS (R10)(R8*1), Y4
+	VMOVUPS (R10)(R8*2), Y5
+
+start93:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done95
+
+again94:
+	VMOVUPS      (R10), Y6
+	VBROADCASTSS (R11), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (R11)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y1
+	VBROADCASTSS (R11)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y2
+	VBROADCASTSS (R12), Y7
+	VFMADD231PS  Y6, Y7, Y3
+	VBROADCASTSS (R12)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R12)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y5
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again94
+
+done95:
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	VMOVUPS Y3, (R10)
+	VMOVUPS Y4, (R10)(R8*1)
+	VMOVUPS Y5, (R10)(R8*2)
+	ADDQ    $+32, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop91
+
+end92:
+	TESTQ AX, AX
+	JLE   end96
+
+one97:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start98
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+	VMOVSS (R10), X3
+	VMOVSS (R10)(R8*1), X4
+	VMOVSS (R10)(R8*2), X5
+
+start98:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done100
+
+again99:
+	VMOVSS       (R10), X6
+	VBROADCASTSS (R11), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (R11)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y1
+	VBROADCASTSS (R11)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y2
+	VBROADCASTSS (R12), Y7
+	VFMADD231PS  Y6, Y7, Y3
+	VBROADCASTSS (R12)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R12)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y5
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again99
+
+done100:
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	VMOVSS X3, (R10)
+	VMOVSS X4, (R10)(R8*1)
+	VMOVSS X5, (R10)(R8*2)
+	ADDQ   $0x04, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one97
+
+end96:
+	VZEROUPPER
+	RET
+
 // func gemmNNBF161AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
 // Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·gemmNNBF161AVX2(SB), NOSPLIT, $0-81
@@ -434,31 +1311,31 @@ TEXT ·gemmNNBF161AVX2(SB), NOSPLIT, $0-81
 	MOVQ ahead2+56(FP), R8
 	SHLQ $0x01, R8
 
-loop41:
+loop101:
 	CMPQ    AX, $0x20
-	JLT     end42
+	JLT     end102
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	MOVB    accumulate+80(FP), R9
 	TESTB   R9, R9
-	JE      start43
+	JE      start103
 	MOVQ    BX, R9
 	VMOVUPS (R9), Y0
 	VMOVUPS 32(R9), Y1
 	VMOVUPS 64(R9), Y2
 	VMOVUPS 96(R9), Y3
 
-start43:
+start103:
 	MOVQ  x+16(FP), R9
 	MOVQ  R9, R11
 	MOVQ  DX, R10
 	MOVQ  CX, R9
 	TESTQ R9, R9
-	JLE   done45
+	JLE   done105
 
-again44:
+again104:
 	VPMOVZXWD    (R10), Y4
 	VPSLLD       $0x10, Y4, Y4
 	VPMOVZXWD    16(R10), Y5
@@ -477,9 +1354,9 @@ again44:
 	ADDQ         $0x04, R11
 	ADDQ         SI, R10
 	DECQ         R9
-	JNE          again44
+	JNE          again104
 
-done45:
+done105:
 	MOVQ    BX, R9
 	VMOVUPS Y0, (R9)
 	VMOVUPS Y1, 32(R9)
@@ -488,30 +1365,30 @@ done45:
 	ADDQ    $+64, DX
 	ADDQ    $+128, BX
 	SUBQ    $+32, AX
-	JMP     loop41
+	JMP     loop101
 
-end42:
-loop46:
+end102:
+loop106:
 	CMPQ    AX, $0x10
-	JLT     end47
+	JLT     end107
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	MOVB    accumulate+80(FP), DI
 	TESTB   DI, DI
-	JE      start48
+	JE      start108
 	MOVQ    BX, DI
 	VMOVUPS (DI), Y0
 	VMOVUPS 32(DI), Y1
 
-start48:
+start108:
 	MOVQ  x+16(FP), DI
 	MOVQ  DI, R9
 	MOVQ  DX, R8
 	MOVQ  CX, DI
 	TESTQ DI, DI
-	JLE   done50
+	JLE   done110
 
-again49:
+again109:
 	VPMOVZXWD    (R8), Y2
 	VPSLLD       $0x10, Y2, Y2
 	VPMOVZXWD    16(R8), Y3
@@ -522,37 +1399,37 @@ again49:
 	ADDQ         $0x04, R9
 	ADDQ         SI, R8
 	DECQ         DI
-	JNE          again49
+	JNE          again109
 
-done50:
+done110:
 	MOVQ    BX, DI
 	VMOVUPS Y0, (DI)
 	VMOVUPS Y1, 32(DI)
 	ADDQ    $+32, DX
 	ADDQ    $+64, BX
 	SUBQ    $+16, AX
-	JMP     loop46
+	JMP     loop106
 
-end47:
-loop51:
+end107:
+loop111:
 	CMPQ    AX, $0x08
-	JLT     end52
+	JLT     end112
 	VXORPS  Y0, Y0, Y0
 	MOVB    accumulate+80(FP), DI
 	TESTB   DI, DI
-	JE      start53
+	JE      start113
 	MOVQ    BX, DI
 	VMOVUPS (DI), Y0
 
-start53:
+start113:
 	MOVQ  x+16(FP), DI
 	MOVQ  DI, R9
 	MOVQ  DX, R8
 	MOVQ  CX, DI
 	TESTQ DI, DI
-	JLE   done55
+	JLE   done115
 
-again54:
+again114:
 	VPMOVZXWD    (R8), Y1
 	VPSLLD       $0x10, Y1, Y1
 	VBROADCASTSS (R9), Y2
@@ -560,37 +1437,37 @@ again54:
 	ADDQ         $0x04, R9
 	ADDQ         SI, R8
 	DECQ         DI
-	JNE          again54
+	JNE          again114
 
-done55:
+done115:
 	MOVQ    BX, DI
 	VMOVUPS Y0, (DI)
 	ADDQ    $+16, DX
 	ADDQ    $+32, BX
 	SUBQ    $+8, AX
-	JMP     loop51
+	JMP     loop111
 
-end52:
+end112:
 	TESTQ AX, AX
-	JLE   end56
+	JLE   end116
 
-one57:
+one117:
 	VXORPS Y0, Y0, Y0
 	MOVB   accumulate+80(FP), DI
 	TESTB  DI, DI
-	JE     start58
+	JE     start118
 	MOVQ   BX, DI
 	VMOVSS (DI), X0
 
-start58:
+start118:
 	MOVQ  x+16(FP), DI
 	MOVQ  DI, R9
 	MOVQ  DX, R8
 	MOVQ  CX, DI
 	TESTQ DI, DI
-	JLE   done60
+	JLE   done120
 
-again59:
+again119:
 	MOVWLZX      (R8), R10
 	SHLL         $0x10, R10
 	VMOVD        R10, X1
@@ -599,17 +1476,17 @@ again59:
 	ADDQ         $0x04, R9
 	ADDQ         SI, R8
 	DECQ         DI
-	JNE          again59
+	JNE          again119
 
-done60:
+done120:
 	MOVQ   BX, DI
 	VMOVSS X0, (DI)
 	ADDQ   $0x02, DX
 	ADDQ   $0x04, BX
 	DECQ   AX
-	JNE    one57
+	JNE    one117
 
-end56:
+end116:
 	VZEROUPPER
 	RET
 
@@ -631,9 +1508,9 @@ TEXT ·gemmNNBF162AVX2(SB), NOSPLIT, $0-81
 	MOVQ ahead2+56(FP), R10
 	SHLQ $0x01, R10
 
-loop61:
+loop121:
 	CMPQ    AX, $0x20
-	JLT     end62
+	JLT     end122
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -644,7 +1521,7 @@ loop61:
 	VXORPS  Y7, Y7, Y7
 	MOVB    accumulate+80(FP), R11
 	TESTB   R11, R11
-	JE      start63
+	JE      start123
 	MOVQ    BX, R11
 	VMOVUPS (R11), Y0
 	VMOVUPS 32(R11), Y1
@@ -655,15 +1532,15 @@ loop61:
 	VMOVUPS 64(R11)(R8*1), Y6
 	VMOVUPS 96(R11)(R8*1), Y7
 
-start63:
+start123:
 	MOVQ  x+16(FP), R11
 	MOVQ  R11, R13
 	MOVQ  DX, R12
 	MOVQ  CX, R11
 	TESTQ R11, R11
-	JLE   done65
+	JLE   done125
 
-again64:
+again124:
 	VPMOVZXWD    (R12), Y8
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    16(R12), Y9
@@ -687,9 +1564,9 @@ again64:
 	ADDQ         $0x04, R13
 	ADDQ         DI, R12
 	DECQ         R11
-	JNE          again64
+	JNE          again124
 
-done65:
+done125:
 	MOVQ    BX, R11
 	VMOVUPS Y0, (R11)
 	VMOVUPS Y1, 32(R11)
@@ -702,34 +1579,34 @@ done65:
 	ADDQ    $+64, DX
 	ADDQ    $+128, BX
 	SUBQ    $+32, AX
-	JMP     loop61
+	JMP     loop121
 
-end62:
-loop66:
+end122:
+loop126:
 	CMPQ    AX, $0x10
-	JLT     end67
+	JLT     end127
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	MOVB    accumulate+80(FP), R9
 	TESTB   R9, R9
-	JE      start68
+	JE      start128
 	MOVQ    BX, R9
 	VMOVUPS (R9), Y0
 	VMOVUPS 32(R9), Y1
 	VMOVUPS (R9)(R8*1), Y2
 	VMOVUPS 32(R9)(R8*1), Y3
 
-start68:
+start128:
 	MOVQ  x+16(FP), R9
 	MOVQ  R9, R11
 	MOVQ  DX, R10
 	MOVQ  CX, R9
 	TESTQ R9, R9
-	JLE   done70
+	JLE   done130
 
-again69:
+again129:
 	VPMOVZXWD    (R10), Y4
 	VPSLLD       $0x10, Y4, Y4
 	VPMOVZXWD    16(R10), Y5
@@ -743,9 +1620,9 @@ again69:
 	ADDQ         $0x04, R11
 	ADDQ         DI, R10
 	DECQ         R9
-	JNE          again69
+	JNE          again129
 
-done70:
+done130:
 	MOVQ    BX, R9
 	VMOVUPS Y0, (R9)
 	VMOVUPS Y1, 32(R9)
@@ -754,30 +1631,30 @@ done70:
 	ADDQ    $+32, DX
 	ADDQ    $+64, BX
 	SUBQ    $+16, AX
-	JMP     loop66
+	JMP     loop126
 
-end67:
-loop71:
+end127:
+loop131:
 	CMPQ    AX, $0x08
-	JLT     end72
+	JLT     end132
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	MOVB    accumulate+80(FP), R9
 	TESTB   R9, R9
-	JE      start73
+	JE      start133
 	MOVQ    BX, R9
 	VMOVUPS (R9), Y0
 	VMOVUPS (R9)(R8*1), Y1
 
-start73:
+start133:
 	MOVQ  x+16(FP), R9
 	MOVQ  R9, R11
 	MOVQ  DX, R10
 	MOVQ  CX, R9
 	TESTQ R9, R9
-	JLE   done75
+	JLE   done135
 
-again74:
+again134:
 	VPMOVZXWD    (R10), Y2
 	VPSLLD       $0x10, Y2, Y2
 	VBROADCASTSS (R11), Y3
@@ -787,40 +1664,40 @@ again74:
 	ADDQ         $0x04, R11
 	ADDQ         DI, R10
 	DECQ         R9
-	JNE          again74
+	JNE          again134
 
-done75:
+done135:
 	MOVQ    BX, R9
 	VMOVUPS Y0, (R9)
 	VMOVUPS Y1, (R9)(R8*1)
 	ADDQ    $+16, DX
 	ADDQ    $+32, BX
 	SUBQ    $+8, AX
-	JMP     loop71
+	JMP     loop131
 
-end72:
+end132:
 	TESTQ AX, AX
-	JLE   end76
+	JLE   end136
 
-one77:
+one137:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVB   accumulate+80(FP), R9
 	TESTB  R9, R9
-	JE     start78
+	JE     start138
 	MOVQ   BX, R9
 	VMOVSS (R9), X0
 	VMOVSS (R9)(R8*1), X1
 
-start78:
+start138:
 	MOVQ  x+16(FP), R9
 	MOVQ  R9, R11
 	MOVQ  DX, R10
 	MOVQ  CX, R9
 	TESTQ R9, R9
-	JLE   done80
+	JLE   done140
 
-again79:
+again139:
 	MOVWLZX      (R10), R12
 	SHLL         $0x10, R12
 	VMOVD        R12, X2
@@ -831,17 +1708,914 @@ again79:
 	ADDQ         $0x04, R11
 	ADDQ         DI, R10
 	DECQ         R9
-	JNE          again79
+	JNE          again139
 
-done80:
+done140:
 	MOVQ   BX, R9
 	VMOVSS X0, (R9)
 	VMOVSS X1, (R9)(R8*1)
 	ADDQ   $0x02, DX
 	ADDQ   $0x04, BX
 	DECQ   AX
-	JNE    one77
+	JNE    one137
 
-end76:
+end136:
+	VZEROUPPER
+	RET
+
+// func gemmNNBF163AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·gemmNNBF163AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x01, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x01, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x01, R10
+
+loop141:
+	CMPQ    AX, $0x10
+	JLT     end142
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start143
+	MOVQ    BX, R11
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+
+start143:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done145
+
+again144:
+	VPMOVZXWD    (R12), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPMOVZXWD    16(R12), Y7
+	VPSLLD       $0x10, Y7, Y7
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R13)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R13)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $0x04, R13
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again144
+
+done145:
+	MOVQ    BX, R11
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	ADDQ    $+32, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop141
+
+end142:
+loop146:
+	CMPQ    AX, $0x08
+	JLT     end147
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start148
+	MOVQ    BX, R9
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+
+start148:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done150
+
+again149:
+	VPMOVZXWD    (R10), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (R11), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (R11)(SI*1), Y4
+	VFMADD231PS  Y3, Y4, Y1
+	VBROADCASTSS (R11)(SI*2), Y4
+	VFMADD231PS  Y3, Y4, Y2
+	ADDQ         $0x04, R11
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again149
+
+done150:
+	MOVQ    BX, R9
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	ADDQ    $+16, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop146
+
+end147:
+	TESTQ AX, AX
+	JLE   end151
+
+one152:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start153
+	MOVQ   BX, R9
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+
+start153:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done155
+
+again154:
+	MOVWLZX      (R10), R12
+	SHLL         $0x10, R12
+	VMOVD        R12, X3
+	VBROADCASTSS (R11), Y4
+	VFMADD231PS  Y3, Y4, Y0
+	VBROADCASTSS (R11)(SI*1), Y4
+	VFMADD231PS  Y3, Y4, Y1
+	VBROADCASTSS (R11)(SI*2), Y4
+	VFMADD231PS  Y3, Y4, Y2
+	ADDQ         $0x04, R11
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again154
+
+done155:
+	MOVQ   BX, R9
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	ADDQ   $0x02, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one152
+
+end151:
+	VZEROUPPER
+	RET
+
+// func gemmNNBF164AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·gemmNNBF164AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x01, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x01, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x01, R10
+
+loop156:
+	CMPQ    AX, $0x10
+	JLT     end157
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start158
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+	VMOVUPS (R12), Y6
+	VMOVUPS 32(R12), Y7
+
+start158:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	LEAQ  (R13)(SI*2), R14
+	ADDQ  SI, R14
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done160
+
+again159:
+	VPMOVZXWD    (R12), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VPMOVZXWD    16(R12), Y9
+	VPSLLD       $0x10, Y9, Y9
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R13)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R13)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R14), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $0x04, R13
+	ADDQ         $0x04, R14
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again159
+
+done160:
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	VMOVUPS Y6, (R12)
+	VMOVUPS Y7, 32(R12)
+	ADDQ    $+32, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop156
+
+end157:
+loop161:
+	CMPQ    AX, $0x08
+	JLT     end162
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start163
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+	VMOVUPS (R10), Y3
+
+start163:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done165
+
+again164:
+	VPMOVZXWD    (R10), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VBROADCASTSS (R11), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (R11)(SI*1), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VBROADCASTSS (R11)(SI*2), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VBROADCASTSS (R12), Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again164
+
+done165:
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	VMOVUPS Y3, (R10)
+	ADDQ    $+16, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop161
+
+end162:
+	TESTQ AX, AX
+	JLE   end166
+
+one167:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start168
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+	VMOVSS (R10), X3
+
+start168:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done170
+
+again169:
+	MOVWLZX      (R10), R13
+	SHLL         $0x10, R13
+	VMOVD        R13, X4
+	VBROADCASTSS (R11), Y5
+	VFMADD231PS  Y4, Y5, Y0
+	VBROADCASTSS (R11)(SI*1), Y5
+	VFMADD231PS  Y4, Y5, Y1
+	VBROADCASTSS (R11)(SI*2), Y5
+	VFMADD231PS  Y4, Y5, Y2
+	VBROADCASTSS (R12), Y5
+	VFMADD231PS  Y4, Y5, Y3
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again169
+
+done170:
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	VMOVSS X3, (R10)
+	ADDQ   $0x02, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one167
+
+end166:
+	VZEROUPPER
+	RET
+
+// func gemmNNBF165AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·gemmNNBF165AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x01, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x01, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x01, R10
+
+loop171:
+	CMPQ    AX, $0x10
+	JLT     end172
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	VXORPS  Y9, Y9, Y9
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start173
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+	VMOVUPS (R12), Y6
+	VMOVUPS 32(R12), Y7
+	VMOVUPS (R12)(R8*1), Y8
+	VMOVUPS 32(R12)(R8*1), Y9
+
+start173:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	LEAQ  (R13)(SI*2), R14
+	ADDQ  SI, R14
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done175
+
+again174:
+	VPMOVZXWD    (R12), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VPMOVZXWD    16(R12), Y11
+	VPSLLD       $0x10, Y11, Y11
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R13)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R13)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R14), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R14)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $0x04, R13
+	ADDQ         $0x04, R14
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again174
+
+done175:
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	VMOVUPS Y6, (R12)
+	VMOVUPS Y7, 32(R12)
+	VMOVUPS Y8, (R12)(R8*1)
+	VMOVUPS Y9, 32(R12)(R8*1)
+	ADDQ    $+32, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop171
+
+end172:
+loop176:
+	CMPQ    AX, $0x08
+	JLT     end177
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start178
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+	VMOVUPS (R10), Y3
+	VMOVUPS (R10)(R8*1), Y4
+
+start178:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done180
+
+again179:
+	VPMOVZXWD    (R10), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (R11)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R11)(SI*2), Y6
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R12), Y6
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R12)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again179
+
+done180:
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	VMOVUPS Y3, (R10)
+	VMOVUPS Y4, (R10)(R8*1)
+	ADDQ    $+16, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop176
+
+end177:
+	TESTQ AX, AX
+	JLE   end181
+
+one182:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start183
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+	VMOVSS (R10), X3
+	VMOVSS (R10)(R8*1), X4
+
+start183:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done185
+
+again184:
+	MOVWLZX      (R10), R13
+	SHLL         $0x10, R13
+	VMOVD        R13, X5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y5, Y6, Y0
+	VBROADCASTSS (R11)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R11)(SI*2), Y6
+	VFMADD231PS  Y5, Y6, Y2
+	VBROADCASTSS (R12), Y6
+	VFMADD231PS  Y5, Y6, Y3
+	VBROADCASTSS (R12)(SI*1), Y6
+	VFMADD231PS  Y5, Y6, Y4
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again184
+
+done185:
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	VMOVSS X3, (R10)
+	VMOVSS X4, (R10)(R8*1)
+	ADDQ   $0x02, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one182
+
+end181:
+	VZEROUPPER
+	RET
+
+// func gemmNNBF166AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·gemmNNBF166AVX2(SB), NOSPLIT, $0-81
+	MOVQ n+0(FP), AX
+	MOVQ k+8(FP), CX
+	MOVQ w+32(FP), DX
+	MOVQ y+64(FP), BX
+	MOVQ ldx+24(FP), SI
+	SHLQ $0x02, SI
+	MOVQ ldw+40(FP), DI
+	SHLQ $0x01, DI
+	MOVQ ldy+72(FP), R8
+	SHLQ $0x02, R8
+	MOVQ ahead1+48(FP), R9
+	SHLQ $0x01, R9
+	MOVQ ahead2+56(FP), R10
+	SHLQ $0x01, R10
+
+loop186:
+	CMPQ    AX, $0x10
+	JLT     end187
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	VXORPS  Y9, Y9, Y9
+	VXORPS  Y10, Y10, Y10
+	VXORPS  Y11, Y11, Y11
+	MOVB    accumulate+80(FP), R11
+	TESTB   R11, R11
+	JE      start188
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS (R11), Y0
+	VMOVUPS 32(R11), Y1
+	VMOVUPS (R11)(R8*1), Y2
+	VMOVUPS 32(R11)(R8*1), Y3
+	VMOVUPS (R11)(R8*2), Y4
+	VMOVUPS 32(R11)(R8*2), Y5
+	VMOVUPS (R12), Y6
+	VMOVUPS 32(R12), Y7
+	VMOVUPS (R12)(R8*1), Y8
+	VMOVUPS 32(R12)(R8*1), Y9
+	VMOVUPS (R12)(R8*2), Y10
+	VMOVUPS 32(R12)(R8*2), Y11
+
+start188:
+	MOVQ  x+16(FP), R11
+	MOVQ  R11, R13
+	LEAQ  (R13)(SI*2), R14
+	ADDQ  SI, R14
+	MOVQ  DX, R12
+	MOVQ  CX, R11
+	TESTQ R11, R11
+	JLE   done190
+
+again189:
+	VPMOVZXWD    (R12), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VPMOVZXWD    16(R12), Y13
+	VPSLLD       $0x10, Y13, Y13
+	PREFETCHT0   (R12)(R9*1)
+	PREFETCHT0   (R12)(R10*1)
+	VBROADCASTSS (R13), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R13)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R13)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R14), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R14)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R14)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $0x04, R13
+	ADDQ         $0x04, R14
+	ADDQ         DI, R12
+	DECQ         R11
+	JNE          again189
+
+done190:
+	MOVQ    BX, R11
+	LEAQ    (R11)(R8*2), R12
+	ADDQ    R8, R12
+	VMOVUPS Y0, (R11)
+	VMOVUPS Y1, 32(R11)
+	VMOVUPS Y2, (R11)(R8*1)
+	VMOVUPS Y3, 32(R11)(R8*1)
+	VMOVUPS Y4, (R11)(R8*2)
+	VMOVUPS Y5, 32(R11)(R8*2)
+	VMOVUPS Y6, (R12)
+	VMOVUPS Y7, 32(R12)
+	VMOVUPS Y8, (R12)(R8*1)
+	VMOVUPS Y9, 32(R12)(R8*1)
+	VMOVUPS Y10, (R12)(R8*2)
+	VMOVUPS Y11, 32(R12)(R8*2)
+	ADDQ    $+32, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JMP     loop186
+
+end187:
+loop191:
+	CMPQ    AX, $0x08
+	JLT     end192
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	MOVB    accumulate+80(FP), R9
+	TESTB   R9, R9
+	JE      start193
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS (R9), Y0
+	VMOVUPS (R9)(R8*1), Y1
+	VMOVUPS (R9)(R8*2), Y2
+	VMOVUPS (R10), Y3
+	VMOVUPS (R10)(R8*1), Y4
+	VMOVUPS (R10)(R8*2), Y5
+
+start193:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done195
+
+again194:
+	VPMOVZXWD    (R10), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VBROADCASTSS (R11), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (R11)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y1
+	VBROADCASTSS (R11)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y2
+	VBROADCASTSS (R12), Y7
+	VFMADD231PS  Y6, Y7, Y3
+	VBROADCASTSS (R12)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R12)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y5
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again194
+
+done195:
+	MOVQ    BX, R9
+	LEAQ    (R9)(R8*2), R10
+	ADDQ    R8, R10
+	VMOVUPS Y0, (R9)
+	VMOVUPS Y1, (R9)(R8*1)
+	VMOVUPS Y2, (R9)(R8*2)
+	VMOVUPS Y3, (R10)
+	VMOVUPS Y4, (R10)(R8*1)
+	VMOVUPS Y5, (R10)(R8*2)
+	ADDQ    $+16, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JMP     loop191
+
+end192:
+	TESTQ AX, AX
+	JLE   end196
+
+one197:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVB   accumulate+80(FP), R9
+	TESTB  R9, R9
+	JE     start198
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS (R9), X0
+	VMOVSS (R9)(R8*1), X1
+	VMOVSS (R9)(R8*2), X2
+	VMOVSS (R10), X3
+	VMOVSS (R10)(R8*1), X4
+	VMOVSS (R10)(R8*2), X5
+
+start198:
+	MOVQ  x+16(FP), R9
+	MOVQ  R9, R11
+	LEAQ  (R11)(SI*2), R12
+	ADDQ  SI, R12
+	MOVQ  DX, R10
+	MOVQ  CX, R9
+	TESTQ R9, R9
+	JLE   done200
+
+again199:
+	MOVWLZX      (R10), R13
+	SHLL         $0x10, R13
+	VMOVD        R13, X6
+	VBROADCASTSS (R11), Y7
+	VFMADD231PS  Y6, Y7, Y0
+	VBROADCASTSS (R11)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y1
+	VBROADCASTSS (R11)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y2
+	VBROADCASTSS (R12), Y7
+	VFMADD231PS  Y6, Y7, Y3
+	VBROADCASTSS (R12)(SI*1), Y7
+	VFMADD231PS  Y6, Y7, Y4
+	VBROADCASTSS (R12)(SI*2), Y7
+	VFMADD231PS  Y6, Y7, Y5
+	ADDQ         $0x04, R11
+	ADDQ         $0x04, R12
+	ADDQ         DI, R10
+	DECQ         R9
+	JNE          again199
+
+done200:
+	MOVQ   BX, R9
+	LEAQ   (R9)(R8*2), R10
+	ADDQ   R8, R10
+	VMOVSS X0, (R9)
+	VMOVSS X1, (R9)(R8*1)
+	VMOVSS X2, (R9)(R8*2)
+	VMOVSS X3, (R10)
+	VMOVSS X4, (R10)(R8*1)
+	VMOVSS X5, (R10)(R8*2)
+	ADDQ   $0x02, DX
+	ADDQ   $0x04, BX
+	DECQ   AX
+	JNE    one197
+
+end196:
 	VZEROUPPER
 	RET

@@ -17,12 +17,8 @@ import (
 // down touches few pages. On the way, each row asks for the lines ahead1 and ahead2
 // elements further.
 func gemmNN(m *machine) {
-	most := 2
-	if m.wide {
-		most = 6
-	}
 	for _, e := range []element{f32, bf16} {
-		for rows := 1; rows <= most; rows++ {
+		for rows := 1; rows <= 6; rows++ {
 			gemmNNRows(m, e, rows)
 		}
 	}
@@ -99,12 +95,17 @@ func gemmNNRows(m *machine, e element, rows int) {
 		loadW: func(from operand.Mem, to reg.VecVirtual) { m.load(e, from, to) },
 		store: func(from reg.VecVirtual, to operand.Mem) { m.VMOVUPS(from, to) },
 	}
-	for count := 4; count >= 1; count /= 2 {
+	// Registers hold a vector of w for each vector of columns, one of x, and the sums.
+	most := 4
+	if !m.wide && rows > 2 {
+		most = 2
+	}
+	for count := most; count >= 1; count /= 2 {
 		loop, end := m.label("loop"), m.label("end")
 		m.Label(loop)
 		m.CMPQ(n, operand.U8(count*m.lanes()))
 		m.JLT(operand.LabelRef(end))
-		block(count, whole, count == 4)
+		block(count, whole, count == most)
 		m.ADDQ(operand.I32(count*m.lanes()*e.bytes), w)
 		m.ADDQ(operand.I32(count*m.bytes()), y)
 		m.SUBQ(operand.I32(count*m.lanes()), n)
