@@ -389,3 +389,25 @@ func TestManyExperts(t *testing.T) {
 		requireLikeReference(t, c, fmt.Sprint("k ", k))
 	}
 }
+
+// An expert whose score is NaN ranks last, behind all numbers.
+func TestScoresThatAreNotNumbersRankLast(t *testing.T) {
+	engine := newEngine(t, 1)
+	for _, mode := range []core.RouterMode{core.Hamiltonian, core.Mixtral, core.DeepSeek} {
+		o := core.DefaultRouterOptions()
+		o.Mode, o.Binding, o.TopK = mode, core.Dot, 4
+		c := recipe{options: o, dtype: core.Float32, tokens: 50, hidden: 4, experts: 6, price: true, seed: 1}.build()
+		for e := range int64(6) {
+			set(c.Price, e, 3) // so that scores are negative and 0 is not among the worst
+			if mode == core.DeepSeek {
+				set(c.Price, e, -3)
+			}
+		}
+		for _, e := range []int64{1, 4} {
+			set(c.Centroids, e*4, math.NaN())
+		}
+		c.forward(t, engine)
+		require.Zero(t, get(c.Counts, 1))
+		require.Zero(t, get(c.Counts, 4))
+	}
+}
