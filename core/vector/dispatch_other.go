@@ -40,4 +40,4 @@ func gemmTN(m, n, k int, a *float32, lda int, b *float32, ldb int, y *float32, l
 	gemmTNTwin(m, n, k, a, lda, b, ldb, y, ldy)
 }
 
-func smallRows() int { return 0 }
+func smallRows() (nt, nn, tn int) { return 0, 0, 0 }

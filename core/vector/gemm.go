@@ -2,12 +2,15 @@ package vector
 
 import "github.com/genesis-moe/genesis-moe/core"
 
-// SmallRows is the largest number of rows m for which [GemmNT] and [GemmNN], and
-// the largest k for which [GemmTN], beat a BLAS on this machine's instruction set;
-// 0 where only the twins run. Against OpenBLAS 0.3.34 on one Ice Lake core, with
-// matrices of 512 to 4096 columns, they were 2 to 4 times as fast at 16 rows and
-// below, and 1.3 times at 64; in AVX2 on both sides, as fast at 24.
-var SmallRows = smallRows()
+// Up to so many rows, m of [GemmNT] and [GemmNN] and k of [GemmTN], these kernels
+// beat a BLAS with this machine's instruction set; 0 where only the twins run.
+// Measured against OpenBLAS 0.3.34 on one Ice Lake core, with float32 matrices of
+// 512 to 4096 columns from memory: 2 to 4 times as fast up to 16 rows, 1.3 times at
+// 64, even at the numbers given. In AVX2 on both sides the advantage ends sooner.
+var SmallRowsNT, SmallRowsNN, SmallRowsTN = smallRows()
+
+// SmallRows serves all three.
+var SmallRows = min(SmallRowsNT, SmallRowsNN, SmallRowsTN)
 
 // GemmNT multiplies by a transposed matrix:
 //

@@ -27,13 +27,13 @@ func detect() level {
 	}
 }
 
-func smallRows() int {
+func smallRows() (nt, nn, tn int) {
 	switch active {
 	case avx512:
-		return 64
+		return 128, 128, 96
 	case avx2:
-		return 24
+		return 64, 24, 64
 	default:
-		return 0
+		return 0, 0, 0
 	}
 }
