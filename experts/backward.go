@@ -93,15 +93,14 @@ func runBackward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Exp
 		return err
 	}
 	l.derivatives = l.gradTopKWeights != nil || l.gradHidden.present || l.gradGateUp.present || l.gradGateUpBias.present
-	planScratch := borrow(e, l.layoutPlan)
-	defer e.Release(planScratch)
-	if err := l.dispatch(a.TopKIndex, a.TopKWeights); err != nil {
+	if err := l.divide(a.TopKIndex); err != nil {
 		return err
 	}
 	l.chooseSlots(l.gateUp + l.intermediate)
 	l.plot()
 	scratch := borrow(e, l.layout)
 	defer e.Release(scratch)
+	l.dispatch(a.TopKIndex, a.TopKWeights)
 	clear(l.dw)
 	preferHugePages(a.GradHiddenStates, a.GradGateUpProj, a.GradDownProj)
 	l.schedule.run(e, l.do)
@@ -138,7 +137,7 @@ func (l *backward[S, F]) plot() {
 		})
 	}
 	for e := range l.experts {
-		if l.plan.count(e) > 0 {
+		if l.plan.rowsOf(e) > 0 {
 			continue
 		}
 		zeros := func(stage stage, rows, columns int) {
@@ -261,6 +260,7 @@ func (l *backward[S, F]) totalCost(u *unit) float64 {
 }
 
 func (l *backward[S, F]) layout(a *arena) {
+	l.plan.layout(a)
 	size := func(wanted bool, n int) int {
 		if !wanted {
 			return 0

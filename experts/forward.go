@@ -55,15 +55,14 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 	if err := l.open(e, c, &a.Options, &inputs{a.HiddenStates, a.TopKIndex, a.TopKWeights, a.GateUpProj, a.DownProj, a.DownBias}); err != nil {
 		return err
 	}
-	planScratch := borrow(e, l.layoutPlan)
-	defer e.Release(planScratch)
-	if err := l.dispatch(a.TopKIndex, a.TopKWeights); err != nil {
+	if err := l.divide(a.TopKIndex); err != nil {
 		return err
 	}
 	l.chooseSlots(l.intermediate)
 	l.plot()
 	scratch := borrow(e, l.layout)
 	defer e.Release(scratch)
+	l.dispatch(a.TopKIndex, a.TopKWeights)
 	preferHugePages(a.Output, a.PreActivation)
 	l.schedule.run(e, l.do)
 	l.count()
@@ -129,6 +128,7 @@ func (l *forward[S, F]) zInPlace() bool {
 }
 
 func (l *forward[S, F]) layout(a *arena) {
+	l.plan.layout(a)
 	l.h = take[F](a, l.ring*l.slotRows*l.intermediate)
 	l.y = take[F](a, l.plan.rows*l.hidden)
 	l.layoutWorkers(a, &l.tiles)

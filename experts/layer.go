@@ -56,9 +56,9 @@ func (l *layer[S, F]) open(e *core.Engine, c *checker, o *core.ExpertsOptions, i
 	return err
 }
 
-// dispatch makes the plan and its units.
-func (l *layer[S, F]) dispatch(index, weights *core.Tensor) error {
-	if err := l.plan.sort(&l.dimensions, index, weights); err != nil {
+// divide counts the rows of each expert and makes the units.
+func (l *layer[S, F]) divide(index *core.Tensor) error {
+	if err := l.plan.count(&l.dimensions, index); err != nil {
 		return err
 	}
 	l.units = l.plan.units()
@@ -66,6 +66,15 @@ func (l *layer[S, F]) dispatch(index, weights *core.Tensor) error {
 		l.slotRows = max(l.slotRows, l.units[i].rows())
 	}
 	return nil
+}
+
+// dispatch completes the plan, once it has memory.
+func (l *layer[S, F]) dispatch(index, weights *core.Tensor) {
+	l.plan.fill(&l.dimensions, index, weights)
+	for i := range l.units {
+		u := &l.units[i]
+		u.consecutive = l.plan.consecutive(u.first, u.last)
+	}
 }
 
 // activeExperts is the number of experts with a token.

@@ -12,34 +12,56 @@ import (
 // else is indexed by.
 type plan[F blas.Float] struct {
 	slots  int     // K
+	pairs  int     // T*K
+	rows   int     // pairs whose expert is present
 	offset []int64 // [E+1]: the rows of expert e are offset[e] to offset[e+1]
 	pair   []int64 // [rows]: token*K + slot
 	row    []int64 // [T*K]: the row of a pair; -1 when its expert is absent
 	weight []F     // [rows]: the routing weight
-	rows   int
 }
 
-// layoutPlan gives the plan its memory.
-func (l *layer[S, F]) layoutPlan(a *arena) {
-	p := &l.plan
-	p.slots = l.dimensions.slots
-	p.offset = take[int64](a, l.experts+1)
-	p.pair, p.row = take[int64](a, l.pairs), take[int64](a, l.pairs)
-	p.weight = take[F](a, l.pairs)
+// layout gives the plan the memory for its rows.
+func (p *plan[F]) layout(a *arena) {
+	p.pair, p.row = take[int64](a, p.rows), take[int64](a, p.pairs)
+	p.weight = take[F](a, p.rows)
 }
 
-// sort fills the plan in two passes over the routing.
-func (p *plan[F]) sort(d *dimensions, index, weights *core.Tensor) error {
-	clear(p.offset)
-	var err error
-	if index.DType == core.Int32 {
-		err = sortByExpert[int32](p, d, index)
-	} else {
-		err = sortByExpert[int64](p, d, index)
+// count is the first pass over the routing: how many rows each expert has.
+func (p *plan[F]) count(d *dimensions, index *core.Tensor) (err error) {
+	p.slots, p.pairs = d.slots, d.pairs
+	p.offset = make([]int64, d.experts+1)
+	eachExpert(d, index, func(pair int, expert int64) bool {
+		switch {
+		case expert < 0:
+			err = core.Invalidf("top_k_index", "%d for token %d in slot %d, want 0 to %d, or at least %d where no expert is meant",
+				expert, pair/d.slots, pair%d.slots, d.experts-1, d.experts)
+		case expert < int64(d.experts):
+			p.offset[expert+1]++
+		}
+		return err == nil
+	})
+	for e := range d.experts {
+		p.offset[e+1] += p.offset[e]
 	}
-	if err != nil {
-		return err
-	}
+	p.rows = int(p.offset[d.experts])
+	return err
+}
+
+// fill is the second pass: it gives every pair its row.
+func (p *plan[F]) fill(d *dimensions, index, weights *core.Tensor) {
+	// offset[e] serves as the next free row of e, and ends as the first one of e+1.
+	eachExpert(d, index, func(pair int, expert int64) bool {
+		if expert >= int64(d.experts) {
+			p.row[pair] = -1
+			return true
+		}
+		row := p.offset[expert]
+		p.offset[expert]++
+		p.pair[row], p.row[pair] = int64(pair), row
+		return true
+	})
+	copy(p.offset[1:], p.offset[:d.experts])
+	p.offset[0] = 0
 	for row, pair := range p.pair {
 		token, slot := pair/int64(d.slots), pair%int64(d.slots)
 		address := weights.At(token*weights.Stride(0) + slot*weights.Stride(1))
@@ -49,43 +71,27 @@ func (p *plan[F]) sort(d *dimensions, index, weights *core.Tensor) error {
 			p.weight[row] = F(*(*float32)(address))
 		}
 	}
-	return nil
 }
 
-func sortByExpert[I int32 | int64, F blas.Float](p *plan[F], d *dimensions, index *core.Tensor) error {
+// eachExpert calls do with the index of every pair, in order, while it returns true.
+func eachExpert(d *dimensions, index *core.Tensor, do func(pair int, expert int64) bool) {
 	tokenStride, slotStride := index.Stride(0), index.Stride(1)
-	experts := int64(d.experts)
-	for token := range d.tokens {
-		for slot := range d.slots {
-			expert := int64(*(*I)(index.At(int64(token)*tokenStride + int64(slot)*slotStride)))
-			if expert < 0 {
-				return core.Invalidf("top_k_index", "%d for token %d in slot %d, want 0 to %d, or at least %d where no expert is meant",
-					expert, token, slot, experts-1, experts)
+	narrow := index.DType == core.Int32
+	for pair, token := 0, int64(0); token < int64(d.tokens); token++ {
+		for slot := range int64(d.slots) {
+			address := index.At(token*tokenStride + slot*slotStride)
+			expert := int64(0)
+			if narrow {
+				expert = int64(*(*int32)(address))
+			} else {
+				expert = *(*int64)(address)
 			}
-			p.row[token*d.slots+slot] = min(expert, experts)
-			if expert < experts {
-				p.offset[expert+1]++
+			if !do(pair, expert) {
+				return
 			}
+			pair++
 		}
 	}
-	for e := range d.experts {
-		p.offset[e+1] += p.offset[e]
-	}
-	p.rows = int(p.offset[d.experts])
-	p.pair = p.pair[:p.rows]
-	// offset[e] serves as the next free row of e, and ends as the first one of e+1.
-	for pair, expert := range p.row {
-		if expert == experts {
-			p.row[pair] = -1
-			continue
-		}
-		row := p.offset[expert]
-		p.offset[expert]++
-		p.pair[row], p.row[pair] = int64(pair), row
-	}
-	copy(p.offset[1:], p.offset[:d.experts])
-	p.offset[0] = 0
-	return nil
 }
 
 // token is the token of a row.
@@ -121,25 +127,23 @@ func (p *plan[F]) units() []unit {
 	var units []unit
 	order := make([]int, 0, len(p.offset))
 	for e := range len(p.offset) - 1 {
-		if p.count(e) > 0 {
+		if p.rowsOf(e) > 0 {
 			order = append(order, e)
 		}
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return p.count(b) - p.count(a) })
+	slices.SortStableFunc(order, func(a, b int) int { return p.rowsOf(b) - p.rowsOf(a) })
 	for _, e := range order {
-		first, count := int(p.offset[e]), p.count(e)
+		first, count := int(p.offset[e]), p.rowsOf(e)
 		parts := max(1, (count+unitRows/2)/unitRows)
 		for i := range parts {
-			u := unit{
+			units = append(units, unit{
 				expert: e, first: first + count*i/parts, last: first + count*(i+1)/parts,
 				opens: i == 0, ends: i == parts-1,
-			}
-			u.consecutive = p.consecutive(u.first, u.last)
-			units = append(units, u)
+			})
 		}
 	}
 	return units
 }
 
-// count is the number of rows of an expert.
-func (p *plan[F]) count(expert int) int { return int(p.offset[expert+1] - p.offset[expert]) }
+// rowsOf is the number of rows of an expert.
+func (p *plan[F]) rowsOf(expert int) int { return int(p.offset[expert+1] - p.offset[expert]) }

@@ -17,7 +17,7 @@ func TestSplitExpertsAddInOrder(t *testing.T) {
 	l.derivatives = true
 	l.gradGateUp = stack[core.BF16]{present: true, rows: 4096, columns: 1024}
 	l.gradDown = stack[core.BF16]{present: true, rows: 1024, columns: 2048}
-	l.plan.slots, l.plan.offset, l.plan.pair = 1, []int64{0, 1900, 2400, 4000}, make([]int64, 4000)
+	l.plan.slots, l.plan.offset = 1, []int64{0, 1900, 2400, 4000}
 	l.units = l.plan.units()
 	l.slotRows = l.units[0].rows()
 	l.chooseSlots(6144)
