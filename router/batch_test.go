@@ -280,3 +280,20 @@ func TestBatchSolverWithNothingToSolve(t *testing.T) {
 	c.forward(t, engine)
 	require.Equal(t, make([]float64, 5), values(c.PriceOut))
 }
+
+// Where the optimum is out of reach in float64 steps, the solver says so and how to
+// get one, and does not return prices that are not it.
+func TestBatchSolverThatDoesNotSettle(t *testing.T) {
+	engine := newEngine(t, 2)
+	r := batchRecipe(core.Float64, 2, 8, 1, 1e-5, 1e5, 1)
+	c := r.build()
+	for i := range c.HiddenStates.Elements() {
+		set(c.HiddenStates, i, 1) // one token twice: they must part at a cliff
+	}
+	err := Forward(engine, &c.RouterForwardArgs)
+	require.ErrorContains(t, err, "options.solver: batch prices did not settle")
+	require.ErrorContains(t, err, "want a higher entropy_temperature")
+	var typed *core.Error
+	require.ErrorAs(t, err, &typed)
+	require.Equal(t, core.Unsupported, typed.Code)
+}

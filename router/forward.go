@@ -117,90 +117,102 @@ type forwardWorker[F blas.Float] struct {
 	scorer  scorer[F]
 	chooser chooser[F]
 	gates   gates[F]
-	logits  []F // a block of them, where they are not kept
+	logits  []F // a block of them, where they cannot be written in place
 	weights []F // [K]
 	counts  []int64
 }
 
 func forward[F blas.Float](e *core.Engine, library *blas.Library, a *core.RouterForwardArgs, s shapes) error {
 	o := &a.Options
-	rows, tasks := blockRows(s.tokens), blocks(s.tokens)
-	workers := max(1, min(e.NumThreads, tasks))
-	scratch := e.Scratch(parametersSize[F](s) + core.ScratchSize[F](s.experts))
-	defer e.Release(scratch)
-
-	in := inputs{a.HiddenStates, a.Projection, a.Centroids, a.Bias, a.Temperature}
-	p := loadParameters[F](scratch, o, s, in)
-	price := loadVector[F](scratch, usedPrice(o, a.Price))
+	shared := e.Scratch(parametersSize[F](s) + core.ScratchSize[F](s.experts))
+	defer e.Release(shared)
+	p := loadParameters[F](shared, o, s, inputs{a.HiddenStates, a.Projection, a.Centroids, a.Bias, a.Temperature})
+	price := loadVector[F](shared, usedPrice(o, a.Price))
 	gap := loadScalar[F](usedGap(o, a.Gap), 0)
 	temperature := loadScalar[F](usedTemperature(o, a.Temperature), 1)
 	if err := checkState(o, price, gap, temperature); err != nil {
 		return err
 	}
 
-	states, logitsOut := newReader[F](a.HiddenStates), newWriter[F](a.Logits)
-	batch := o.Mode == core.Hamiltonian && o.Solver == core.Batch
-	bytes := scorerSize(s, &p, states) + chooserSize[F](o, s.experts) + 2*core.ScratchSize[F](s.experts) +
-		core.ScratchSize[F](rows*s.experts) + core.ScratchSize[int64](s.experts)
-	perCall := 0
-	if batch {
-		perCall = core.ScratchSize[F](s.tokens*s.experts) + core.ScratchSize[F](s.experts)
-	}
-	own := e.Scratch(workers*bytes + perCall)
-	defer e.Release(own)
-	pool := make([]forwardWorker[F], workers)
-	for i := range pool {
-		pool[i] = forwardWorker[F]{
-			scorer: newScorer(own, s, &p, library, states), gates: newGates[F](own, o, s.experts, temperature),
-			chooser: newChooser(own, o, s.experts, price, gap),
-			logits:  core.Take[F](own, rows*s.experts), weights: core.Take[F](own, s.slots), counts: core.Take[int64](own, s.experts),
+	states, rows := newReader[F](a.HiddenStates), blockRows(s.tokens)
+	workers := make([]forwardWorker[F], max(1, min(e.NumThreads, blocks(s.tokens))))
+	scratch := e.Scratch(len(workers) * (scorerSize(s, &p, states) + chooserSize[F](o, s.experts) +
+		core.ScratchSize[F](s.experts) + core.ScratchSize[F](rows*s.experts) + core.ScratchSize[F](s.slots) +
+		core.ScratchSize[int64](s.experts)))
+	defer e.Release(scratch)
+	for i := range workers {
+		workers[i] = forwardWorker[F]{
+			scorer:  newScorer(scratch, s, &p, library, states),
+			chooser: newChooser(scratch, o, s.experts, price, gap),
+			gates:   newGates[F](scratch, o, s.experts, temperature),
+			logits:  core.Take[F](scratch, rows*s.experts), weights: core.Take[F](scratch, s.slots),
+			counts: core.Take[int64](scratch, s.experts),
 		}
-		clear(pool[i].counts)
+		clear(workers[i].counts)
 	}
 
-	if batch {
-		all := matrix[F]{core.Take[F](own, s.tokens*s.experts), s.experts}
-		price = core.Take[F](own, s.experts)
-		e.Parallel(tasks, func(worker, task int) {
-			from := task * rows
-			n := min(rows, s.tokens-from)
-			block := all.from(from)
-			pool[worker].scorer.score(from, n, block)
-			logitsOut.copyFrom(block, from, n, s.experts)
-		})
-		if err := solveBatch(e, o, s, all, price); err != nil {
+	if o.Mode == core.Hamiltonian && o.Solver == core.Batch {
+		if err := routeBatch(e, a, s, workers); err != nil {
 			return err
 		}
-		for i := range pool {
-			pool[i].chooser.price = price
-		}
-		e.Parallel(tasks, func(worker, task int) {
-			from := task * rows
-			pool[worker].route(a, s, from, min(rows, s.tokens-from), all.from(from))
-		})
-		if a.PriceOut != nil {
-			store(a.PriceOut, 0, a.PriceOut.Stride(0), price)
-		}
 	} else {
-		e.Parallel(tasks, func(worker, task int) {
-			w, from := &pool[worker], task*rows
-			n := min(rows, s.tokens-from)
-			block := logitsOut.place(w.logits, from, n, 0, s.experts)
-			w.scorer.score(from, n, block)
-			logitsOut.flush(block, from, n, 0, s.experts)
-			w.route(a, s, from, n, block)
+		logitsOut := newWriter[F](a.Logits)
+		forBlocks(e, s, func(worker, from, n int) {
+			w := &workers[worker]
+			logits := logitsOut.place(w.logits, from, n, 0, s.experts)
+			w.scorer.score(from, n, logits)
+			logitsOut.flush(logits, from, n, 0, s.experts)
+			w.route(a, s, from, n, logits)
 		})
 	}
 	if a.Counts != nil {
-		for expert := range s.experts {
-			sum := int64(0)
-			for i := range pool {
-				sum += pool[i].counts[expert]
-			}
-			*(*int64)(a.Counts.At(int64(expert) * a.Counts.Stride(0))) = sum
-		}
+		storeCounts(a.Counts, workers)
 	}
 	return nil
+}
+
+// forBlocks runs do on all blocks of tokens [from, from+n).
+func forBlocks(e *core.Engine, s shapes, do func(worker, from, n int)) {
+	rows := blockRows(s.tokens)
+	e.Parallel(blocks(s.tokens), func(worker, task int) {
+		do(worker, task*rows, min(rows, s.tokens-task*rows))
+	})
+}
+
+// routeBatch scores all tokens, finds the prices of this batch, and then routes.
+func routeBatch[F blas.Float](e *core.Engine, a *core.RouterForwardArgs, s shapes, workers []forwardWorker[F]) error {
+	scratch := e.Scratch(core.ScratchSize[F](s.tokens*s.experts) + core.ScratchSize[F](s.experts))
+	defer e.Release(scratch)
+	logits := matrix[F]{core.Take[F](scratch, s.tokens*s.experts), s.experts}
+	price := core.Take[F](scratch, s.experts)
+	logitsOut := newWriter[F](a.Logits)
+	forBlocks(e, s, func(worker, from, n int) {
+		block := logits.from(from)
+		workers[worker].scorer.score(from, n, block)
+		logitsOut.copyFrom(block, from, n, s.experts)
+	})
+	if err := solveBatch(e, &a.Options, s, logits, price); err != nil {
+		return err
+	}
+	forBlocks(e, s, func(worker, from, n int) {
+		workers[worker].chooser.price = price
+		workers[worker].route(a, s, from, n, logits.from(from))
+	})
+	if a.PriceOut != nil {
+		store(a.PriceOut, 0, a.PriceOut.Stride(0), price)
+	}
+	return nil
+}
+
+// storeCounts sums the workers' counts.
+func storeCounts[F blas.Float](out *core.Tensor, workers []forwardWorker[F]) {
+	for expert := range out.Shape[0] {
+		sum := int64(0)
+		for i := range workers {
+			sum += workers[i].counts[expert]
+		}
+		*(*int64)(out.At(expert * out.Stride(0))) = sum
+	}
 }
 
 // route chooses experts and gates of tokens [from, from+rows) with these logits.
@@ -208,7 +220,7 @@ func (w *forwardWorker[F]) route(a *core.RouterForwardArgs, s shapes, from, rows
 	for i := range rows {
 		token := int64(from + i)
 		row := logits.row(i, s.experts)
-		chosen, _ := w.chooser.choose(row)
+		chosen := w.chooser.choose(row)
 		w.gates.forward(w.weights[:len(chosen)], row, chosen)
 		clear(w.weights[len(chosen):])
 		store(a.TopKWeights, token*a.TopKWeights.Stride(0), a.TopKWeights.Stride(1), w.weights)

@@ -14,7 +14,7 @@ type best[F blas.Float] struct {
 	index  []int32
 }
 
-// reset empties b and makes room for k.
+// reset empties b; the slices hold as many as will be kept.
 func (b *best[F]) reset(scores []F, index []int32) {
 	b.scores, b.index = scores[:0], index[:0]
 }
@@ -112,9 +112,8 @@ func newChooser[F blas.Float](s *core.Scratch, o *core.RouterOptions, experts in
 	}
 }
 
-// choose returns the experts of a token with these logits, best first, and what they
-// were ranked by.
-func (c *chooser[F]) choose(logits []F) ([]int32, []F) {
+// choose returns the experts of a token with these logits, best first.
+func (c *chooser[F]) choose(logits []F) []int32 {
 	c.score(logits)
 	c.chosen.reset(c.chosenScores, c.chosenIndex)
 	k := c.options.TopK
@@ -138,7 +137,7 @@ func (c *chooser[F]) choose(logits []F) ([]int32, []F) {
 			active++
 		}
 	}
-	return c.chosen.index[:active], c.chosen.scores[:active]
+	return c.chosen.index[:active]
 }
 
 // score fills scores. A NaN becomes the worst score, so that ranks are defined.
