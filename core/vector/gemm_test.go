@@ -156,19 +156,19 @@ func TestProducts(t *testing.T) {
 				r := rand.New(rand.NewPCG(1, 2))
 				regions := [3]*region{newRegion(t), newRegion(t), newRegion(t)}
 				for size := range 131 {
-					g.check(t, regions, r, r.IntN(20), size, r.IntN(40), r.IntN(20))
-					g.check(t, regions, r, r.IntN(20), r.IntN(40), size, r.IntN(20))
+					g.check(t, regions, r, r.IntN(15), size, r.IntN(24), r.IntN(20))
+					g.check(t, regions, r, r.IntN(15), r.IntN(24), size, r.IntN(20))
 				}
 				for m := range 26 {
 					g.check(t, regions, r, m, 33, 47, 16*r.IntN(3))
-					g.check(t, regions, r, m, 64, 32, 0)
+					g.check(t, regions, r, m, 64, 9, 0)
 				}
 				for _, k := range []int{1023, 1024, 1025, 2049, 3000} {
 					g.check(t, regions, r, 1+r.IntN(9), 1+r.IntN(40), k, r.IntN(20))
 				}
 				g.check(t, regions, r, 3, 3000, 70, 1)
 				g.check(t, regions, r, 3000, 5, 2, 8)
-				g.check(t, regions, r, 9, 1280, 17, 16)
+				g.check(t, regions, r, 70, 640, 9, 16)
 			})
 		}
 	})
