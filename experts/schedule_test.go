@@ -11,18 +11,7 @@ import (
 // The units of an expert add to its gradients in parts that are the same for each, and
 // in their order.
 func TestSplitExpertsAddInOrder(t *testing.T) {
-	l := &backward[core.BF16, float32]{}
-	l.dimensions = dimensions{tokens: 4000, slots: 1, pairs: 4000, hidden: 1024, experts: 3, intermediate: 2048, gateUp: 4096}
-	l.engine = engine(t, 2)
-	l.derivatives = true
-	l.gradGateUp = stack[core.BF16]{present: true, rows: 4096, columns: 1024}
-	l.gradDown = stack[core.BF16]{present: true, rows: 1024, columns: 2048}
-	l.plan.slots, l.plan.offset = 1, []int64{0, 1900, 2400, 4000}
-	l.units = l.plan.units()
-	l.slotRows = l.units[0].rows()
-	l.chooseSlots(6144)
-	l.plot()
-
+	l := plotted[core.BF16](t, 4000, 1, 1024, 3, 2048, []int64{0, 1900, 2400, 4000})
 	type part struct {
 		stage       stage
 		first, last int
@@ -41,6 +30,48 @@ func TestSplitExpertsAddInOrder(t *testing.T) {
 	require.Len(t, l.units, 4+1+3)
 	require.Equal(t, steps, 7*len(latest), "each unit adds to every part once")
 	require.Greater(t, len(latest), 2, "the gradients are cut")
+}
+
+// plotted is a backward pass of all gradients with its schedule, and no tensors.
+func plotted[S stored](t *testing.T, tokens, slots, hidden, experts, intermediate int, offset []int64) *backward[S, float32] {
+	l := &backward[S, float32]{}
+	l.dimensions = dimensions{
+		tokens: tokens, slots: slots, pairs: tokens * slots, hidden: hidden,
+		experts: experts, intermediate: intermediate, gateUp: 2 * intermediate,
+	}
+	l.engine = engine(t, 2)
+	l.activation = activationOf(&core.ExpertsOptions{Gated: true})
+	l.derivatives = true
+	z := tokens * slots
+	l.gradHidden = matrix[S]{present: true, rows: tokens, columns: hidden, direct: true}
+	l.preActivation = matrix[S]{present: true, rows: z, columns: 2 * intermediate, direct: true}
+	l.gateUpProj = stack[S]{present: true, experts: experts, rows: 2 * intermediate, columns: hidden, row: hidden, column: 1}
+	l.downProj = stack[S]{present: true, experts: experts, rows: hidden, columns: intermediate, row: intermediate, column: 1}
+	l.gradGateUp, l.gradDown = l.gateUpProj, l.downProj
+	l.plan.slots, l.plan.pairs, l.plan.offset, l.plan.rows = slots, z, offset, int(offset[experts])
+	l.units = l.plan.units()
+	l.slotRows = l.units[0].rows()
+	l.chooseSlots(3 * intermediate)
+	l.plot()
+	return l
+}
+
+// Scratch is small beside what the caller holds for a step: x, z and the gradients.
+func TestScratchIsSmall(t *testing.T) {
+	for _, s := range []struct{ hidden, intermediate, experts, slots int }{{1024, 2048, 8, 2}, {1024, 512, 64, 8}, {576, 1536, 8, 2}} {
+		const tokens = 2048
+		offset := make([]int64, s.experts+1)
+		for e := range offset {
+			offset[e] = int64(tokens * s.slots * e / s.experts)
+		}
+		held := 4 * (2*tokens*s.hidden + tokens*s.slots*2*s.intermediate + s.experts*3*s.intermediate*s.hidden)
+		var single, half arena
+		plotted[float32](t, tokens, s.slots, s.hidden, s.experts, s.intermediate, offset).layout(&single)
+		plotted[core.BF16](t, tokens, s.slots, s.hidden, s.experts, s.intermediate, offset).layout(&half)
+		require.Less(t, float64(single.bytes), 0.22*float64(held), "float32")
+		require.Less(t, float64(half.bytes), 0.5*float64(held)/2, "bfloat16")
+		t.Logf("%+v: scratch is %.2f of what is held in float32, %.2f in bfloat16", s, float64(single.bytes)/float64(held), float64(half.bytes)/float64(held)*2)
+	}
 }
 
 // A panic in one step reaches the caller, and leaves no one waiting.
