@@ -91,8 +91,9 @@ check-format: setup ## formatting of Go, C and Python
 	@$(VENV)/bin/ruff format -q --check bindings/python bench
 	@$(PY) bench/tables.py --check
 
-check-go: setup build ## go vet and staticcheck
+check-go: setup build ## go vet, staticcheck, generated files
 	$(GO) vet ./...
+	$(GO) -C core/vector/gen test .
 	$(TOOLS)/bin/staticcheck ./...
 
 check-python: setup build ## ruff and mypy
