@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 import genesis_moe as gm
+from cases import ROUTERS, experts_case, router_arguments
 from genesis_moe import functional
 from genesis_moe.options import experts_scalars
-from test_experts import make
-from test_router import CASES, arguments
 
 OPS = torch.ops.genesis_moe
 
@@ -25,7 +24,7 @@ def _fresh() -> None:
 
 
 def experts_arguments(keep: bool, **options: Any) -> tuple[Any, ...]:
-    case = make(5, 8, 6, 3, 2, torch.float32, bias=True, **options)
+    case = experts_case(5, 8, 6, 3, 2, torch.float32, bias=True, **options)
     functional.experts(*case.tensors())  # registers the operators
     biases = case.options["gate_up_bias"], case.options["down_bias"]
     return (
@@ -53,10 +52,10 @@ def test_opcheck_experts() -> None:
         torch.library.opcheck(OPS.experts_backward.default, (*backward, wanted))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ROUTERS)
 def test_opcheck_router(name: str) -> None:
-    options = CASES[name]
-    given = arguments(options, 6, 8, 8, torch.float32, width=4)
+    options = ROUTERS[name]
+    given = router_arguments(options, 6, 8, 8, torch.float32, width=4)
     order = ("hidden_states", "projection", "centroids", "bias", "price", "temperature", "gap")
     tensors = tuple(given[key] for key in order)
     forward = (*tensors, *options.scalars())
@@ -127,7 +126,7 @@ def test_inductor() -> None:
 
 
 def test_functions_compile() -> None:
-    case = make(5, 8, 6, 3, 2, torch.float32, bias=True)
+    case = experts_case(5, 8, 6, 3, 2, torch.float32, bias=True)
     compiled = torch.compile(
         lambda *t: functional.experts(*t, **case.options), fullgraph=True, backend="aot_eager"
     )
@@ -139,7 +138,7 @@ def test_functions_compile() -> None:
 def test_fake_tensors_and_meta() -> None:
     from torch._subclasses import FakeTensorMode
 
-    case = make(5, 8, 6, 3, 2, torch.float32)
+    case = experts_case(5, 8, 6, 3, 2, torch.float32)
     with FakeTensorMode() as mode:
         fake = [mode.from_tensor(t) for t in case.tensors()]
         fake[3].requires_grad_()
@@ -159,7 +158,7 @@ def test_export() -> None:
 
 
 def test_lazily_negated_tensors_are_read_right() -> None:
-    case = make(5, 8, 6, 3, 2, torch.float32)
+    case = experts_case(5, 8, 6, 3, 2, torch.float32)
     negated = torch.complex(torch.zeros(5, 8), -case.x).conj().imag
     assert negated.is_neg()
     want = functional.experts(*case.tensors())
@@ -176,7 +175,7 @@ def test_dispatch_modes_see_the_operators() -> None:
             seen.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    case = make(5, 8, 6, 3, 2, torch.float32)
+    case = experts_case(5, 8, 6, 3, 2, torch.float32)
     case.x.requires_grad_()
     with Watch():
         functional.experts(*case.tensors()).sum().backward()

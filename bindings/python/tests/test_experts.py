@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,60 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import reference
+from cases import experts_case
 from genesis_moe import functional
 from genesis_moe.options import ACTIVATIONS
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2}
-
-
-@dataclass
-class Case:
-    """Arguments of the experts; keywords are options and biases."""
-
-    x: Tensor
-    index: Tensor
-    weights: Tensor
-    gate_up_proj: Tensor
-    down_proj: Tensor
-    options: dict[str, Any]
-
-    def tensors(self) -> list[Tensor]:
-        return [self.x, self.index, self.weights, self.gate_up_proj, self.down_proj]
-
-    def reference(self) -> Tensor:
-        double = [t.double() if t.is_floating_point() else t for t in self.tensors()]
-        options = {k: v.double() if isinstance(v, Tensor) else v for k, v in self.options.items()}
-        return reference.experts(*double, **options)
-
-
-def make(
-    tokens: int,
-    hidden: int,
-    intermediate: int,
-    experts: int,
-    slots: int,
-    dtype: torch.dtype = torch.float64,
-    *,
-    bias: bool = False,
-    sentinels: bool = False,
-    index_dtype: torch.dtype = torch.int64,
-    **options: Any,
-) -> Case:
-    rows = 2 * intermediate if options.get("gated", True) else intermediate
-    index = torch.randint(0, experts + (2 if sentinels else 0), (tokens, slots)).to(index_dtype)
-    accumulator = torch.float64 if dtype == torch.float64 else torch.float32
-    if bias:
-        options["gate_up_bias"] = torch.randn(experts, rows).to(dtype)
-        options["down_bias"] = torch.randn(experts, hidden).to(dtype)
-    return Case(
-        torch.randn(tokens, hidden).to(dtype),
-        index,
-        torch.rand(tokens, slots).to(accumulator),
-        (torch.randn(experts, rows, hidden) / hidden**0.5).to(dtype),
-        (torch.randn(experts, hidden, intermediate) / intermediate**0.5).to(dtype),
-        options,
-    )
 
 
 def agree(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
@@ -82,19 +30,19 @@ def agree(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("gated", [True, False])
 def test_activations(activation: str, gated: bool, dtype: torch.dtype) -> None:
     if activation == "clipped_swiglu" and not gated:
-        case = make(2, 4, 3, 2, 1, dtype, gated=False, activation=activation)
+        case = experts_case(2, 4, 3, 2, 1, dtype, gated=False, activation=activation)
         with pytest.raises(ValueError, match="gated"):
             functional.experts(*case.tensors(), **case.options)
         return
     for interleaved in (False, True) if gated else (False,):
-        case = make(
+        case = experts_case(
             9, 12, 10, 4, 2, dtype, bias=True, activation=activation, gated=gated, interleaved=interleaved
         )
         agree(functional.experts(*case.tensors(), **case.options), case.reference(), dtype)
 
 
 def test_clipping_has_its_parameters() -> None:
-    case = make(
+    case = experts_case(
         9, 12, 10, 4, 2, activation="clipped_swiglu", interleaved=True, bias=True, alpha=0.7, limit=0.5
     )
     agree(functional.experts(*case.tensors(), **case.options), case.reference(), torch.float64)
@@ -142,7 +90,7 @@ def test_any_shape_and_stride(
     bias: bool,
     how: tuple[str, ...],
 ) -> None:
-    case = make(
+    case = experts_case(
         tokens,
         hidden,
         intermediate,
@@ -162,7 +110,7 @@ def test_any_shape_and_stride(
 
 
 def test_numpy_takes_negative_and_broadcast_strides() -> None:
-    case = make(6, 8, 5, 3, 2)
+    case = experts_case(6, 8, 5, 3, 2)
     x, index, weights, gate_up, down = (t.numpy() for t in case.tensors())
     got = functional.experts(x[::-1], index[::-1], weights[::-1], gate_up[:, ::-1][:, ::-1], down)
     agree(torch.from_numpy(got[::-1].copy()), case.reference(), torch.float64)
@@ -174,7 +122,7 @@ def test_numpy_takes_negative_and_broadcast_strides() -> None:
 
 
 def test_numpy_bfloat16() -> None:
-    case = make(6, 8, 5, 3, 2, torch.bfloat16)
+    case = experts_case(6, 8, 5, 3, 2, torch.bfloat16)
     arrays = [
         t.float().numpy().astype(ml_dtypes.bfloat16) if t.dtype == torch.bfloat16 else t.numpy()
         for t in case.tensors()
@@ -186,7 +134,7 @@ def test_numpy_bfloat16() -> None:
 
 def test_transposed_weights_are_views() -> None:
     """gpt-oss keeps [E, H, 2I]; no copy is made, and gradients come back in that layout."""
-    case = make(7, 8, 5, 3, 2, interleaved=True, bias=True, activation="clipped_swiglu")
+    case = experts_case(7, 8, 5, 3, 2, interleaved=True, bias=True, activation="clipped_swiglu")
     kept = case.gate_up_proj.transpose(1, 2).contiguous().requires_grad_()
     got = functional.experts(
         case.x, case.index, case.weights, kept.transpose(1, 2), case.down_proj, **case.options
@@ -200,7 +148,7 @@ def test_transposed_weights_are_views() -> None:
 
 
 def test_tokens_without_an_expert_get_zeros() -> None:
-    case = make(5, 8, 5, 3, 2)
+    case = experts_case(5, 8, 5, 3, 2)
     case.index[2] = 3
     case.index[4] = torch.tensor([9, 2**31 - 1])
     got = functional.experts(*case.tensors())
@@ -210,7 +158,7 @@ def test_tokens_without_an_expert_get_zeros() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_bad_token_stays_alone(bad: float) -> None:
-    case = make(9, 8, 5, 3, 2, torch.float32)
+    case = experts_case(9, 8, 5, 3, 2, torch.float32)
     before = functional.experts(*case.tensors())
     case.x[4, 3] = bad
     after = functional.experts(*case.tensors())
@@ -222,7 +170,7 @@ def test_a_bad_token_stays_alone(bad: float) -> None:
 def test_results_do_not_depend_on_threads() -> None:
     import genesis_moe as gm
 
-    case = make(50, 32, 24, 8, 2, torch.float32)
+    case = experts_case(50, 32, 24, 8, 2, torch.float32)
     results = []
     try:
         for threads in (1, 2, 5, None):
@@ -234,7 +182,7 @@ def test_results_do_not_depend_on_threads() -> None:
 
 
 def test_autocast() -> None:
-    case = make(6, 8, 5, 3, 2, torch.float32, bias=True)
+    case = experts_case(6, 8, 5, 3, 2, torch.float32, bias=True)
     leaves = [t.requires_grad_() for t in (case.x, case.weights, case.gate_up_proj, case.down_proj)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = functional.experts(*case.tensors(), **case.options)
@@ -245,7 +193,7 @@ def test_autocast() -> None:
 
 
 def test_low_precision_weights_are_widened() -> None:
-    case = make(6, 8, 5, 3, 2, torch.bfloat16)
+    case = experts_case(6, 8, 5, 3, 2, torch.bfloat16)
     weights = case.weights.to(torch.bfloat16).requires_grad_()
     case.weights = weights.detach().float()
     got = functional.experts(case.x, case.index, weights, case.gate_up_proj, case.down_proj)

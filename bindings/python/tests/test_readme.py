@@ -37,7 +37,16 @@ def test_c(tmp_path: Path) -> None:
     program = str(tmp_path / "layer")
     library = ROOT / "build" / "libgenesis_moe.so"
     run(
-        ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/include", str(tmp_path / "layer.c"), str(library)]
+        [
+            "cc",
+            "-std=c99",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            f"-I{ROOT}/include",
+            str(tmp_path / "layer.c"),
+            str(library),
+        ]
         + [f"-Wl,-rpath,{ROOT}/build", "-o", program]
     )
     # silu(1) * 2 = 1.4621 for both outputs of token 0; -silu(6) * 8 = -47.8813 for token 1.

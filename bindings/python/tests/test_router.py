@@ -11,55 +11,15 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
 
 import genesis_moe as gm
-import reference
+from cases import ROUTERS, expected_routing, router_arguments
 from genesis_moe import RouterOptions, functional
-
-CASES = {
-    "cosine": RouterOptions(),
-    "cosine budgeted": RouterOptions(budgeted=True, top_k=3),
-    "dot": RouterOptions(binding="dot"),
-    "mixtral": RouterOptions(mode="mixtral"),
-    "mixtral raw": RouterOptions(mode="mixtral", normalize_top_k=False, scaling_factor=2.0),
-    "deepseek": RouterOptions(mode="deepseek", top_k=2, scaling_factor=1.5),
-    "deepseek groups": RouterOptions(mode="deepseek", top_k=2, num_groups=4, top_k_groups=2),
-}
-
-
-def arguments(
-    options: RouterOptions,
-    tokens: int,
-    hidden: int,
-    experts: int,
-    dtype: torch.dtype,
-    width: int | None = None,
-) -> dict[str, Any]:
-    """Keyword arguments of route besides options."""
-    hamiltonian = options.mode == "hamiltonian"
-    width = width if hamiltonian else None
-    accumulator = torch.float64 if dtype == torch.float64 else torch.float32
-    linear = options.mode == "mixtral" or (hamiltonian and options.binding == "dot")
-    return {
-        "hidden_states": torch.randn(tokens, hidden).to(dtype),
-        "centroids": torch.randn(experts, width or hidden).to(dtype),
-        "projection": (torch.randn(width, hidden) / hidden**0.5).to(dtype) if width else None,
-        "bias": torch.randn(experts).to(accumulator) if linear else None,
-        "price": 0.2 * torch.randn(experts).to(accumulator) if options.mode != "mixtral" else None,
-        "temperature": torch.tensor([0.4], dtype=accumulator) if hamiltonian else None,
-        "gap": torch.tensor([0.2], dtype=accumulator) if options.budgeted else None,
-    }
-
-
-def expected(options: RouterOptions, given: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    double = {k: v.double() if isinstance(v, Tensor) else v for k, v in given.items()}
-    return reference.route(double.pop("hidden_states"), double.pop("centroids"), options, **double)
 
 
 def compare(options: RouterOptions, given: dict[str, Any], tolerance: float) -> None:
     routing = functional.route(options=options, **given)
-    index, weights, logits, margin = expected(options, given)
+    index, weights, logits, margin = expected_routing(options, given)
     experts = given["centroids"].shape[0]
     scale = max(1.0, float(logits.abs().amax())) if logits.numel() else 1.0
     assert torch.allclose(routing.logits.double(), logits, atol=tolerance * scale)
@@ -72,15 +32,15 @@ def compare(options: RouterOptions, given: dict[str, Any], tolerance: float) -> 
         assert dtype is None or result.dtype == dtype
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ROUTERS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_modes(name: str, dtype: torch.dtype) -> None:
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5}[dtype]
-    compare(CASES[name], arguments(CASES[name], 33, 16, 8, dtype, width=6), tolerance)
+    compare(ROUTERS[name], router_arguments(ROUTERS[name], 33, 16, 8, dtype, width=6), tolerance)
 
 
 @given(
-    name=st.sampled_from(sorted(CASES)),
+    name=st.sampled_from(sorted(ROUTERS)),
     tokens=st.integers(0, 12),
     hidden=st.integers(1, 20),
     experts=st.integers(1, 12),
@@ -89,13 +49,13 @@ def test_modes(name: str, dtype: torch.dtype) -> None:
 )
 def test_any_shape(name: str, tokens: int, hidden: int, experts: int, top_k: int, width: int | None) -> None:
     assume(top_k <= experts)
-    options = replace(CASES[name], top_k=top_k)
+    options = replace(ROUTERS[name], top_k=top_k)
     if options.num_groups > 1:
         assume(
             experts % options.num_groups == 0
             and top_k <= experts // options.num_groups * options.top_k_groups
         )
-    given_ = arguments(options, tokens, hidden, experts, torch.float64, width)
+    given_ = router_arguments(options, tokens, hidden, experts, torch.float64, width)
     compare(options, given_, 1e-11)
     arrays = {k: None if v is None else np.asfortranarray(v.numpy()) for k, v in given_.items()}
     for ours, theirs in zip(
@@ -116,7 +76,7 @@ def test_dot_without_price_is_mixtral() -> None:
 def test_budget_rule() -> None:
     """S_t = {e : f_te - min f <= gap}: at least one expert, at most top_k, absent slots hold E and 0."""
     options = RouterOptions(budgeted=True, top_k=4)
-    given = arguments(options, 64, 16, 8, torch.float64)
+    given = router_arguments(options, 64, 16, 8, torch.float64)
     for gap, smallest, largest in ((0.0, 1, 1), (10.0, 4, 4)):
         given["gap"] = torch.tensor([gap], dtype=torch.float64)
         routing = functional.route(options=options, **given)
@@ -173,7 +133,7 @@ def test_no_tokens_change_nothing() -> None:
 
 def test_report_is_the_equations() -> None:
     options = RouterOptions(top_k=2, load_penalty=7.0)
-    given = arguments(options, 50, 16, 6, torch.float64)
+    given = router_arguments(options, 50, 16, 6, torch.float64)
     routing = functional.route(options=options, **given)
     report = functional.report(options, routing.logits, routing.index, given["price"])
     load = routing.counts.double() / routing.counts.double().mean()
@@ -199,11 +159,11 @@ def test_report_is_the_equations() -> None:
     assert same == report
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ROUTERS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_token_stays_alone(name: str, bad: float) -> None:
-    options = CASES[name]
-    given = arguments(options, 9, 16, 8, torch.float32)
+    options = ROUTERS[name]
+    given = router_arguments(options, 9, 16, 8, torch.float32)
     before = functional.route(options=options, **given)
     given["hidden_states"][4, 3] = bad
     after = functional.route(options=options, **given)

@@ -1,0 +1,55 @@
+"""The command genesis-moe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import genesis_moe as gm
+from genesis_moe import cli
+
+
+def test_doctor_in_words_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["library"] == gm.library_path()
+    assert cli.main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"library: {gm.library_path()}" in lines and f"version: {gm.__version__}" in lines
+    assert not any("{" in line or "[" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["doctor", "--help"], ["bench", "--help"], ["compare", "--help"]]
+)
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 0
+    assert "usage: genesis-moe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["bench"], ["bench", "dance"], ["doctor", "--loud"]])
+def test_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: genesis-moe" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_said_and_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENESIS_MOE_LIBRARY", "/nowhere/libgenesis_moe.so")
+    command = [sys.executable, "-m", "genesis_moe", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("genesis-moe: libgenesis_moe.so was not found")
+    assert "Traceback" not in done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"genesis-moe {gm.__version__}\n"
