@@ -101,5 +101,25 @@ ARMS: dict[str, Arm] = {
 NOT_RUN = {"hamiltonian-mitosis": "splitting experts is not in the library yet"}
 
 
-def with_learning_rate(arm: Arm, learning_rate: float) -> Arm:
-    return replace(arm, learning_rate=learning_rate)
+LEARNING_RATES = (2e-3, 4e-3, 8e-3)
+SIGN_RATES = (1e-3, 3e-3, 1e-2)  # of the deepseek arm's bias
+
+
+def variants(arm: Arm) -> list[Arm]:
+    """The arm at each learning rate of the search, and at each rate of its sign rule."""
+    found = [
+        replace(arm, name=f"{arm.name}@{rate:g}", label=f"{arm.label}, rate {rate:g}", learning_rate=rate)
+        for rate in LEARNING_RATES
+    ]
+    if arm.kind == "deepseek":
+        found += [
+            replace(
+                arm,
+                name=f"{arm.name}@sign-{rate:g}",
+                label=f"{arm.label}, sign rule {rate:g}",
+                options={**arm.options, "price_rate": rate},
+            )
+            for rate in SIGN_RATES
+            if rate != arm.options.get("price_rate")
+        ]
+    return found

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from genesis_moe.studies.compare.arms import ARMS, Arm
+from genesis_moe.studies.compare.arms import ARMS, BASELINE, Arm, variants
 from genesis_moe.studies.compare.study import Plan, carry_out
 from genesis_moe.studies.compare.summary import Row, markdown_table, rows, text_table
 from genesis_moe.studies.compare.training import Settings
@@ -26,6 +26,7 @@ TIERS: dict[str, tuple[Settings, tuple[str, ...], tuple[int, ...]]] = {
         (0,),
     ),
 }
+SEARCH_SEED = 1000  # not one of the study's
 SHORT = 10  # --short divides the tokens by this
 MARKS = ("<!-- table: generated from compare.json -->", "<!-- end of table -->")
 
@@ -40,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demo", action="store_const", dest="tier", const="demo", help="as --tier demo")
     parser.add_argument("--arms", metavar="A,B", help=f"arms, by comma: {', '.join(ARMS)}")
     parser.add_argument("--seeds", metavar="0,1", help="seeds, by comma")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="train each arm at several learning rates (the sign rule at several rates too), with a quarter of the "
+        f"tokens and seed {SEARCH_SEED}, into OUT/search",
+    )
     parser.add_argument("--tokens", type=int, help="bytes of training a run, rounded to whole steps")
     parser.add_argument("--short", action="store_true", help=f"1/{SHORT} of the tokens: does it all work?")
     parser.add_argument(
@@ -114,11 +121,11 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         raise ValueError(f"--tokens: {tokens}, want at least one step of {settings.tokens_per_step}")
     settings = replace(settings, steps=round(tokens / settings.tokens_per_step))
     cores = len(_affinity())
-    threads = arguments.threads if arguments.threads is not None else max(1, cores // arguments.jobs)
+    threads = arguments.threads if arguments.threads is not None else max(1, cores // max(1, arguments.jobs))
     for name, value in (("--threads", threads), ("--jobs", arguments.jobs), ("--rounds", arguments.rounds)):
         if value < 1:
             raise ValueError(f"{name}: {value}, want at least 1")
-    return Plan(
+    plan = Plan(
         tier=arguments.tier,
         arms=tuple(_arm(name) for name in names),
         seeds=seeds,
@@ -126,6 +133,16 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         out=arguments.out or Path("runs") / arguments.tier,
         threads=threads,
         jobs=arguments.jobs,
+    )
+    return _search(plan) if arguments.search else plan
+
+
+def _search(plan: Plan) -> Plan:
+    arms = tuple(variant for arm in plan.arms for variant in variants(arm))
+    baseline = f"{BASELINE}@{ARMS[BASELINE].learning_rate:g}"
+    settings = replace(plan.settings, steps=max(1, plan.settings.steps // 4))
+    return replace(
+        plan, arms=arms, seeds=(SEARCH_SEED,), settings=settings, out=plan.out / "search", baseline=baseline
     )
 
 

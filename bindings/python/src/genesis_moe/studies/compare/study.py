@@ -40,6 +40,7 @@ class Plan:
     out: Path
     threads: int = 1  # of each process
     jobs: int = 1  # processes side by side
+    baseline: str = BASELINE
 
     @property
     def pieces(self) -> list[tuple[Arm, int]]:
@@ -106,7 +107,7 @@ def collect(plan: Plan, corpus: Corpus) -> dict[str, Any]:
         "jobs": plan.jobs,
         "settings": asdict(plan.settings),
         "corpus": corpus.describe(),
-        "baseline": BASELINE,
+        "baseline": plan.baseline,
         "arms": [asdict(arm) for arm in plan.arms],
         "seeds": list(plan.seeds),
         "missing": missing,

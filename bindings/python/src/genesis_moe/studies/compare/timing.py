@@ -26,18 +26,21 @@ from genesis_moe.studies.compare.training import Run, batch_of
 
 
 def measure(plan: Plan, rounds: int = 40) -> dict[str, Any]:
-    """Times every arm of the plan whose first seed is done, and the baseline.
+    """Times every arm of the plan, and the baseline, as the first seed left them.
 
     Seconds are of one training step's text, forward and backward, all layers. Ratios are
     medians over rounds of a round's own ratio, which noise that lasts longer than a round
     leaves alone; spread is their lower and upper quartile.
     """
+    seed = plan.seeds[0]
+    arms = [ARMS[BASELINE], *(arm for arm in plan.arms if arm.name != BASELINE)]
+    for arm in arms:
+        if not (folder := plan.folder(arm, seed)).joinpath("model.pt").exists():
+            raise ValueError(f"{folder}: no trained model; run the study with this arm first")
     torch.set_num_threads(plan.threads)
     corpus = Corpus.load(plan.corpus_path)
-    seed = plan.seeds[0]
-    arms = [arm for arm in plan.arms if arm.name != BASELINE]
     experts, routers, steps, flops = {}, {}, {}, {}
-    for arm in (ARMS[BASELINE], *arms):
+    for arm in arms:
         run = _trained(arm, seed, plan, corpus)
         text = batch_of(corpus, plan.settings, seed, plan.settings.steps)[:, :-1]
         hidden_states = captured(run.model, text)
@@ -63,10 +66,7 @@ def measure(plan: Plan, rounds: int = 40) -> dict[str, Any]:
 
 
 def _trained(arm: Arm, seed: int, plan: Plan, corpus: Corpus) -> Run:
-    folder = plan.folder(arm, seed)
-    if not (folder / "model.pt").exists():
-        raise ValueError(f"{folder}: no trained model; run the study with this arm first")
-    run = Run(arm, seed, plan.settings, corpus, folder)
+    run = Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed))
     run.load_trained()
     return run
 

@@ -51,8 +51,8 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     evaluate_every: int = 60
-    evaluation_windows: int = 48  # a domain, for the curve
-    final_windows: int = 240  # a domain, for the result
+    evaluation_windows: int = 24  # a domain, for the curve
+    final_windows: int = 160  # a domain, for the result
     checkpoint_every: int = 50
     curve_every: int = 10  # steps averaged into one point of a curve
 

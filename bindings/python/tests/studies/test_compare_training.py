@@ -1,0 +1,150 @@
+"""A run that was cut off goes on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from genesis_moe.studies.compare.arms import ARMS
+from genesis_moe.studies.compare.training import (
+    Run,
+    Settings,
+    TrainingInterruptedError,
+    batch_of,
+    learning_rate_factor,
+)
+from genesis_moe.studies.record import read_json
+
+# One arm for each kind of state: prices and gap, sign rule, the controls' own buffers.
+STATEFUL = ("hamiltonian-1.25", "deepseek", "mixtral-lowered", "mixtral-top-p")
+
+
+def what_counts(result):
+    """The result without clock readings."""
+    curves = {key: value for key, value in result["curves"].items() if key != "step_seconds"}
+    return {**result, "curves": curves, "seconds_at_end": None}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_interrupted_and_resumed_equals_uninterrupted(name, corpus, settings, tmp_path):
+    whole = Run(ARMS[name], 1, settings, corpus, tmp_path / "whole").train()
+    asked = iter([False, False, False, True])
+    with pytest.raises(TrainingInterruptedError):
+        Run(ARMS[name], 1, settings, corpus, tmp_path / "parts").train(stop=lambda: next(asked))
+    partial = read_json(tmp_path / "parts/partial.json")
+    assert (partial["done"], partial["steps"]) == (False, 3)
+    resumed = Run(ARMS[name], 1, settings, corpus, tmp_path / "parts").train()
+    assert what_counts(resumed) == what_counts(whole)
+    weights = [torch.load(tmp_path / part / "model.pt")["model"] for part in ("whole", "parts")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["model.pt", "result.json"]
+
+
+def test_killed_and_resumed_equals_uninterrupted(corpus, settings, tmp_path, environment_of_children):
+    """kill -9 at any moment, here after the third step: between two checkpoints."""
+    script = f"""
+import os, signal, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from conftest import tiny_corpus, tiny_settings
+from genesis_moe.studies.compare.arms import ARMS
+from genesis_moe.studies.compare.training import Run
+def kill(step, loss):
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+folder = Path({str(tmp_path / "killed")!r})
+Run(ARMS["hamiltonian-1.25"], 1, tiny_settings(), tiny_corpus(), folder).train(progress=kill)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], env=environment_of_children, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint.pt"]
+    resumed = Run(ARMS["hamiltonian-1.25"], 1, settings, corpus, tmp_path / "killed").train()
+    whole = Run(ARMS["hamiltonian-1.25"], 1, settings, corpus, tmp_path / "whole").train()
+    assert what_counts(resumed) == what_counts(whole)
+
+
+def test_done_runs_are_not_trained_again(corpus, settings, tmp_path):
+    first = Run(ARMS["hash"], 0, settings, corpus, tmp_path).train()
+    again = Run(ARMS["hash"], 0, settings, corpus, tmp_path)
+    assert again.train(stop=lambda: pytest.fail("it trained")) == json.loads(json.dumps(first))
+
+
+def test_other_settings_are_refused(corpus, settings, tmp_path):
+    Run(ARMS["hash"], 0, settings, corpus, tmp_path).train()
+    other = Settings(**{**vars(settings), "clip": 0.5})
+    with pytest.raises(ValueError, match="other settings or another corpus"):
+        Run(ARMS["hash"], 0, other, corpus, tmp_path).train()
+
+
+def test_a_damaged_checkpoint_is_named(corpus, settings, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint"):
+        Run(ARMS["hash"], 0, settings, corpus, tmp_path).train()
+
+
+def test_data_depend_on_seed_and_step_alone(corpus, settings):
+    assert torch.equal(batch_of(corpus, settings, 3, 7), batch_of(corpus, settings, 3, 7))
+    assert not torch.equal(batch_of(corpus, settings, 3, 7), batch_of(corpus, settings, 3, 8))
+    assert not torch.equal(batch_of(corpus, settings, 3, 7), batch_of(corpus, settings, 4, 7))
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    settings = Settings(steps=100, warmup=0.1)
+    factors = [learning_rate_factor(step, settings) for step in range(100)]
+    assert factors[9] == 1.0
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[-1] < 0.001
+
+
+def test_ctrl_c_leaves_a_usable_record(tmp_path, environment_of_children):
+    """The command in a process of its own, interrupted as a terminal does it, twice side by side."""
+    script = f"""
+import sys
+from pathlib import Path
+from conftest import tiny_corpus, tiny_settings
+from genesis_moe.studies.compare import command
+if __name__ == "__main__":
+    command.TIERS["smoke"] = (tiny_settings(steps=100_000), ("hash", "mixtral-top-2"), (0,))
+    out = Path({str(tmp_path)!r})
+    if not (out / "corpus.npz").exists():
+        tiny_corpus().save(out / "corpus.npz")
+    sys.exit(command.main(["--out", str(out), "--threads", "1", "--jobs", sys.argv[1]]))
+"""
+    (tmp_path / "main.py").write_text(script)
+    for jobs in ("2", "1"):
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "main.py"), jobs],
+            env=environment_of_children, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            for path in tmp_path.glob("runs/*/partial.json"):
+                path.unlink()
+            begin, deadline = time.time(), time.monotonic() + 300
+            while not any(p.stat().st_mtime > begin for p in tmp_path.glob("runs/*/checkpoint.pt")):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline, "no checkpoint was written"
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+            output, errors = process.communicate(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 130, errors
+        record = read_json(tmp_path / "compare.json")
+        assert record["partial"]
+        assert {run["arm"] for run in record["missing"]} == {"hash", "mixtral-top-2"}
+        assert record["runs"], "the runs that had begun are in the record"
+        assert all(run["steps"] > 0 and not run["done"] for run in record["runs"])
+        assert "PARTIAL" in output
+        assert (tmp_path / "figures/loss.png").exists()
+        assert (tmp_path / "figures/expert_flops.png").exists()
