@@ -1,6 +1,8 @@
 package experts
 
 import (
+	"unsafe"
+
 	"github.com/genesis-moe/genesis-moe/core"
 )
 
@@ -9,6 +11,7 @@ import (
 type arena struct {
 	scratch *core.Scratch
 	bytes   int
+	start   unsafe.Pointer // of what is laid out
 }
 
 func take[F core.Element](a *arena, n int) []F {
@@ -16,15 +19,23 @@ func take[F core.Element](a *arena, n int) []F {
 	if a.scratch == nil {
 		return nil
 	}
-	return core.Take[F](a.scratch, n)
+	memory := core.Take[F](a.scratch, n)
+	if a.start == nil && n > 0 {
+		a.start = unsafe.Pointer(unsafe.SliceData(memory))
+	}
+	return memory
 }
 
 // borrow gives a layout its memory. Release it when the call ends.
 func borrow(e *core.Engine, layout func(*arena)) *core.Scratch {
 	var a arena
 	layout(&a)
-	a.scratch = e.Scratch(a.bytes)
+	bytes := a.bytes
+	a.scratch = e.Scratch(bytes)
 	layout(&a)
+	if a.start != nil {
+		preferHugePages(a.start, bytes)
+	}
 	return a.scratch
 }
 

@@ -102,7 +102,7 @@ func runBackward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Exp
 	defer e.Release(scratch)
 	l.dispatch(a.TopKIndex, a.TopKWeights)
 	clear(l.dw)
-	preferHugePages(a.GradHiddenStates, a.GradGateUpProj, a.GradDownProj)
+	expectWrites(a.GradHiddenStates, a.GradGateUpProj, a.GradDownProj)
 	l.schedule.run(e, l.do)
 	l.count()
 	return nil

@@ -10,10 +10,12 @@ import (
 type span struct{ first, last int }
 
 // spans are the columns of z that make columns [first, last) of h: one range of gates
-// and one of ups, or a single one when these alternate or there is no gate. The second
-// is then empty.
+// and one of ups, or a single one when these alternate, when all are meant, or when
+// there is no gate. The second is then empty.
 func (a *activation) spans(first, last, intermediate int) [2]span {
 	switch {
+	case a.gated && a.stride == 1 && last-first == intermediate:
+		return [2]span{{0, 2 * intermediate}, {}} // the ups follow the gates
 	case a.gated && a.stride == 1:
 		return [2]span{{first, last}, {intermediate + first, intermediate + last}}
 	default:

@@ -63,7 +63,7 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 	scratch := borrow(e, l.layout)
 	defer e.Release(scratch)
 	l.dispatch(a.TopKIndex, a.TopKWeights)
-	preferHugePages(a.Output, a.PreActivation)
+	expectWrites(a.Output, a.PreActivation)
 	l.schedule.run(e, l.do)
 	l.count()
 	return nil

@@ -140,7 +140,7 @@ func (l *layer[S, F]) cost(rows, weight int) float64 {
 const (
 	shortestStep = 60e3 // nanoseconds
 	longestStep  = 30e6
-	stepsLeft    = 32
+	stepsLeft    = 16
 )
 
 // width is how many of the columns of a product a step takes, where the product has
