@@ -470,7 +470,7 @@ def _recorded(tensors: tuple[Any, ...]) -> bool:
 def _differentiable(name: str, arguments: tuple[Any, ...]) -> list[Tensor]:
     """Runs a backward operator; with create_graph its results may be differentiated again, and will refuse."""
     if _recorded(arguments):
-        return list(_FirstDerivative.apply(name, *arguments))
+        return list(_FirstDerivative.apply(name, *arguments))  # type: ignore[no-untyped-call]
     gradients: list[Tensor] = _below_autograd(name, arguments)
     return gradients
 
