@@ -6,6 +6,7 @@
 #                 CUDA driver access, and its doctor says so
 #   BLAS_DIR      the folder of a BLAS and what it needs, which is copied; optional
 #   EXTRA_TAGS    more build tags, for tests
+#   STRIP         linker flags that drop symbols; empty to keep them
 
 LIBRARY      ?= build/libgenesis_moe.so
 GO           ?= go
@@ -32,15 +33,35 @@ export CGO_LDFLAGS  = -O2 -g -L$(LINK_DIR)
 LIBRARY_SOURCES := $(shell find capi core router experts cuda include -name testdata -prune -o \
                      \( -name '*.go' ! -name '*_test.go' -o -name '*.[chsS]' -o -name '*.map' \) -print) \
                    go.mod go.sum capi/build.mk
-LIBRARY_LDFLAGS := -s -w -extldflags "-Wl,-soname,libgenesis_moe.so.0 \
+STRIP           ?= -s -w
+LIBRARY_LDFLAGS := $(STRIP) -extldflags "-Wl,-soname,libgenesis_moe.so.0 \
                      -Wl,--version-script=$(CURDIR)/capi/exports.map -Wl,-z,now -Wl,--as-needed"
 
 # The new file replaces the old one in one step: a process may be running the old one.
-$(LIBRARY): $(LIBRARY_SOURCES) | $(LINK_DIR)/libcuda.so
-	$(GO) build -trimpath -buildmode=c-shared -tags '$(LIBRARY_TAGS)' -ldflags '$(LIBRARY_LDFLAGS)' -o $@.new ./capi
+$(LIBRARY): $(LIBRARY_SOURCES) $(BUILD_DIR)/.tags | $(LINK_DIR)/libcuda.so
+	$(GO) build -trimpath -buildmode=c-shared -tags '$(strip $(LIBRARY_TAGS))' -ldflags '$(LIBRARY_LDFLAGS)' -o $@.new ./capi
 	@mv $@.new $@ && rm -f $@.h && ln -sf $(notdir $@) $@.0
 	@$(if $(BLAS_DIR),cp $(BLAS_DIR)/*.so* $(BUILD_DIR))
 
 $(LINK_DIR)/libcuda.so:
 	@mkdir -p $(LINK_DIR)
 	@echo '/* An empty linker script: see capi/build.mk. */' >$@
+
+# Changes when the tags do: with the CUDA headers installed since, the library is built anew.
+$(BUILD_DIR)/.tags: FORCE
+	@mkdir -p $(BUILD_DIR)
+	@echo '$(LIBRARY_TAGS)' | cmp -s - $@ || echo '$(LIBRARY_TAGS)' >$@
+FORCE:
+.PHONY: FORCE
+
+# The C programs under valgrind, with a library whose Go runtime tells valgrind about
+# Go's memory (build tag valgrind, about a minute to build). Leaks are not asked for: they
+# would be the garbage of Go. Preemption by signals is off: valgrind takes the frames that
+# it pushes for wild writes.
+check-valgrind:
+	$(MAKE) -f capi/build.mk LIBRARY=build/valgrind/libgenesis_moe.so EXTRA_TAGS=valgrind STRIP= BLAS_DIR=
+	@for source in examples/c/layer.c $(addprefix capi/testdata/,errors.c threads.c fork.c); do echo "valgrind: $$source"; \
+	  $(CC) -std=gnu99 -g -Iinclude $$source -o build/valgrind/program -Lbuild/valgrind -lgenesis_moe -Wl,-rpath,$(CURDIR)/build/valgrind -lm -lpthread \
+	  && GODEBUG=asyncpreemptoff=1 GENESIS_MOE_BLAS=gonum valgrind -q --error-exitcode=9 --suppressions=capi/testdata/valgrind.supp \
+	     build/valgrind/program >build/valgrind/log 2>&1 || { cat build/valgrind/log; exit 1; }; done
+.PHONY: check-valgrind
