@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import genesis_moe as gm
 from genesis_moe.huggingface import restore
-from huggingface.tiny_models import build, exact_router, relative_difference, routers_of
+from huggingface.tiny_models import build, relative_difference, routers_of
 
 
 def settled(model: Any, input_ids: torch.Tensor) -> Any:
@@ -38,7 +38,9 @@ def settled(model: Any, input_ids: torch.Tensor) -> Any:
     ],
     ids=str,
 )
-def test_the_model_comes_back(case: str, options: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path) -> None:
+def test_the_model_comes_back(
+    case: str, options: dict[str, Any], input_ids: torch.Tensor, tmp_path: Path
+) -> None:
     model = settled(gm.inject(build(case), **options), input_ids)
     expected = model(input_ids).logits
     model.save_pretrained(tmp_path)
@@ -100,7 +102,9 @@ def test_tensors_that_a_checkpoint_lacks_are_initialised(input_ids: torch.Tensor
     assert torch.isfinite(loaded(input_ids).logits).all()
 
 
-def test_models_without_an_injection_are_untouched(case: str, input_ids: torch.Tensor, tmp_path: Path) -> None:
+def test_models_without_an_injection_are_untouched(
+    case: str, input_ids: torch.Tensor, tmp_path: Path
+) -> None:
     model = build(case)
     expected = model(input_ids).logits
     model.save_pretrained(tmp_path)
@@ -125,7 +129,9 @@ class TestWithoutGenesisMoe:
         assert {name.rpartition(".")[2] for name in info["unexpected_keys"]} == {"price", "temperature"}
         assert relative_difference(loaded(input_ids).logits, expected) < 1e-5
 
-    def test_deepseek_in_its_own_mode_is_an_ordinary_checkpoint(self, input_ids: torch.Tensor, tmp_path: Path) -> None:
+    def test_deepseek_in_its_own_mode_is_an_ordinary_checkpoint(
+        self, input_ids: torch.Tensor, tmp_path: Path
+    ) -> None:
         model = settled(gm.inject(build("deepseek_v3"), "deepseek"), input_ids)
         expected = model(input_ids).logits
         model.save_pretrained(tmp_path)
@@ -151,11 +157,15 @@ def test_a_record_of_another_release_is_refused(tmp_path: Path) -> None:
         type(model).from_pretrained(tmp_path)
 
 
-def test_the_choice_of_experts_is_kept_but_for_eager_with_a_budget(input_ids: torch.Tensor, tmp_path: Path) -> None:
+def test_the_choice_of_experts_is_kept_but_for_eager_with_a_budget(
+    input_ids: torch.Tensor, tmp_path: Path
+) -> None:
     model = gm.inject(build("mixtral"), budget=1.25)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, experts_implementation="batched_mm")
     assert loaded.config._experts_implementation == "batched_mm"
     assert relative_difference(loaded(input_ids).logits, model(input_ids).logits) < 1e-5
-    with pytest.raises(gm.InvalidArgumentError, match=r'experts_implementation: "eager", but this model has a budget'):
+    with pytest.raises(
+        gm.InvalidArgumentError, match=r'experts_implementation: "eager", but this model has a budget'
+    ):
         type(model).from_pretrained(tmp_path, experts_implementation="eager")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +18,10 @@ from genesis_moe.huggingface.gate import activation_name, gate_of
 def module(apply_gate: Any = _default_apply_gate, **attributes: Any) -> Any:
     """An object with what the interface puts on an experts module."""
     flags = {"has_gate": True, "is_concatenated": True, "act_fn": nn.SiLU()}
-    cls = type("SomeExperts", (SimpleNamespace,), {"_apply_gate": apply_gate})
-    return cls(**{**flags, **attributes})
+    experts: Any = type("SomeExperts", (nn.Module,), {"_apply_gate": apply_gate})()
+    for name, value in {**flags, **attributes}.items():
+        setattr(experts, name, value)
+    return experts
 
 
 def interleaved_silu(self: Any, z: torch.Tensor) -> torch.Tensor:
@@ -36,6 +37,11 @@ def clipped(self: Any, z: torch.Tensor) -> torch.Tensor:
 def clipped_silu(self: Any, z: torch.Tensor) -> torch.Tensor:
     g, u = z.chunk(2, dim=-1)
     return nn.functional.silu(g.clamp(max=7.0)) * u.clamp(-7.0, 7.0)
+
+
+def of_another_attribute(self: Any, z: torch.Tensor) -> torch.Tensor:
+    g, u = z.chunk(2, dim=-1)
+    return self.act_fn(g) * u * self.scale
 
 
 def halved(self: Any, z: torch.Tensor) -> torch.Tensor:
@@ -83,7 +89,7 @@ def test_default_and_custom_gates_are_recognised() -> None:
         assert recognised == ("clipped_swiglu", False, alpha, limit)
 
 
-@pytest.mark.parametrize("function", [clipped_silu, halved])
+@pytest.mark.parametrize("function", [clipped_silu, of_another_attribute, halved])
 def test_other_gates_are_refused_by_name(function: Any) -> None:
     with pytest.raises(
         NotImplementedError, match=rf"SomeExperts: .* _apply_gate of {function.__name__}.*eager"

@@ -147,7 +147,9 @@ def test_router_logits_and_the_auxiliary_loss_are_as_before(case: str, input_ids
     assert output.aux_loss.item() == pytest.approx(expected.aux_loss.item(), rel=TOLERANCE)
     assert output.loss.item() == pytest.approx(expected.loss.item(), rel=TOLERANCE)
     # The recorder's hooks were installed by the first forward: the router keeps them.
-    hamiltonian = gm.inject(model)(input_ids, attention_mask=mask, labels=input_ids, output_router_logits=True)
+    hamiltonian = gm.inject(model)(
+        input_ids, attention_mask=mask, labels=input_ids, output_router_logits=True
+    )
     assert len(hamiltonian.router_logits) == 2
     without = model(input_ids, attention_mask=mask, labels=input_ids, output_router_logits=False)
     assert hamiltonian.loss.item() == pytest.approx(without.loss.item(), rel=1e-6)  # coefficient 0
@@ -225,19 +227,33 @@ def test_bad_options_change_nothing(options: dict[str, Any], message: str, input
 def test_what_cannot_be_injected_is_named() -> None:
     with pytest.raises(gm.UnsupportedError, match=r"model: Linear, want a transformers.PreTrainedModel"):
         gm.inject(nn.Linear(2, 2))
-    config = {"vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    config = {
+        "vocab_size": 31,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
     dense = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config, intermediate_size=16))
     with pytest.raises(gm.UnsupportedError, match=r"LlamaForCausalLM has no router.*MixtralTopKRouter"):
         gm.inject(dense)
     other = transformers.Qwen2MoeForCausalLM(
-        transformers.Qwen2MoeConfig(**config, num_experts=2, moe_intermediate_size=8, shared_expert_intermediate_size=8)
+        transformers.Qwen2MoeConfig(
+            **config, num_experts=2, moe_intermediate_size=8, shared_expert_intermediate_size=8
+        )
     )
-    with pytest.raises(gm.UnsupportedError, match=r"Qwen2MoeForCausalLM has the routers Qwen2MoeTopKRouter; .*supports"):
+    with pytest.raises(
+        gm.UnsupportedError, match=r"Qwen2MoeForCausalLM has the routers Qwen2MoeTopKRouter; .*supports"
+    ):
         gm.inject(other)
     model = gm.inject(build("mixtral"))
-    with pytest.raises(gm.InvalidArgumentError, match=r"model.layers.0.mlp.gate is a InjectedMixtral.*already"):
+    with pytest.raises(
+        gm.InvalidArgumentError, match=r"model.layers.0.mlp.gate is a InjectedMixtral.*already"
+    ):
         gm.inject(model)
     dispatched = build("mixtral")
     dispatched.model.layers[1].mlp.gate._hf_hook = object()
-    with pytest.raises(gm.UnsupportedError, match=r"accelerate has dispatched model.layers.1.mlp.gate.*device_map"):
+    with pytest.raises(
+        gm.UnsupportedError, match=r"accelerate has dispatched model.layers.1.mlp.gate.*device_map"
+    ):
         gm.inject(dispatched)

@@ -2,17 +2,19 @@
 
 The interface says it in two places: ``act_fn``, and ``_apply_gate`` for the classes that do
 not compute ``act_fn(gate) * up``. The first is looked up in a table. The second is Python
-code, so it is compared with what the library can compute on a probe, once per function and
-constants; what compares equal to none of it is refused by name, never approximated.
+code, so it is tried, once per class and constants, on values for which all that the library
+can compute differs; what agrees with none of it is refused by name, never approximated.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 
 class Gate(NamedTuple):
@@ -53,15 +55,13 @@ _FUNCTIONS = {
     torch.tanh: "tanh",
     nn.functional.tanh: "tanh",
 }
-_CLASSES: dict[type, str] = {nn.Identity: "identity"}
+_CLASSES: dict[type, str] = {
+    nn.Identity: "identity",
+    **{type(ACT2FN[key]): activation for key, activation in _ACT2FN.items() if key in ACT2FN},
+}
 
-
-def _fill_classes() -> None:
-    from transformers.activations import ACT2FN
-
-    for key, activation in _ACT2FN.items():
-        if key in ACT2FN:
-            _CLASSES[type(ACT2FN[key])] = activation
+# The constants that gates of transformers' models read from their module.
+_CONSTANTS = ("swiglu_alpha", "swiglu_limit", "alpha", "limit")
 
 
 def activation_name(act_fn: Any) -> str | None:
@@ -69,96 +69,69 @@ def activation_name(act_fn: Any) -> str | None:
     if isinstance(act_fn, nn.GELU):
         return {"none": "gelu", "tanh": "gelu_tanh"}[act_fn.approximate]
     if isinstance(act_fn, nn.Module):
-        if len(_CLASSES) == 1:
-            _fill_classes()
         return _CLASSES.get(type(act_fn))
     return _FUNCTIONS.get(act_fn)
 
 
-def gate_of(experts: nn.Module) -> Gate:
-    """The gate of an experts module; NotImplementedError, naming the cause, if we have none."""
-    signature = _signature(experts)
-    gate = _known.get(signature)
-    if gate is None:
-        gate = _recognise(experts, signature)
+def gate_of(experts: Any) -> Gate:
+    """The gate of an experts module.
+
+    Raises NotImplementedError naming the activation or gate that the library does not have,
+    and ValueError where the flag is_concatenated contradicts the module's gate.
+    """
+    act_fn = getattr(experts, "act_fn", None)
+    activation = activation_name(act_fn)
+    if activation is None and act_fn is not None and (not experts.has_gate or _has_default_gate(experts)):
+        raise _refusal(type(experts).__name__, f"act_fn {_describe(act_fn)}")
+    if not experts.has_gate:
+        return Gate(str(activation))
+    constants = tuple(getattr(experts, name, None) for name in _CONSTANTS)
+    gate: Gate = _gate(type(experts), experts.is_concatenated, activation, constants)
     return gate
 
 
-class _Signature(NamedTuple):
-    """All that a gate depends on; alpha and limit under the names that transformers uses."""
-
-    apply_gate: Any
-    act_fn: Any
-    has_gate: bool
-    is_concatenated: bool
-    alpha: float
-    limit: float
+def _has_default_gate(experts: Any) -> bool:
+    return getattr(type(experts)._apply_gate, "__name__", "") == "_default_apply_gate"
 
 
-_known: dict[_Signature, Gate] = {}
+def _describe(act_fn: Any) -> str:
+    return type(act_fn).__name__ if isinstance(act_fn, nn.Module) else repr(act_fn)
 
 
-def _signature(experts: Any) -> _Signature:
-    act_fn = getattr(experts, "act_fn", None)
-    # Modules compare by identity, which would fill the table with one entry a layer.
-    kind = type(act_fn) if isinstance(act_fn, nn.Module) and not isinstance(act_fn, nn.GELU) else act_fn
-    return _Signature(
-        apply_gate=type(experts)._apply_gate if experts.has_gate else None,
-        act_fn=kind,
-        has_gate=experts.has_gate,
-        is_concatenated=experts.is_concatenated,
-        alpha=_constant(experts, ("swiglu_alpha", "alpha"), 1.702),
-        limit=_constant(experts, ("swiglu_limit", "limit"), 7.0),
-    )
-
-
-def _constant(experts: Any, names: tuple[str, ...], default: float) -> float:
-    for name in names:
-        value = getattr(experts, name, None)
-        if isinstance(value, (int, float)):
-            return float(value)
-    return default
-
-
+# torch.compile runs it while it traces and takes the answer as a constant. It can, because
+# nothing but constants goes in: the module itself could not.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _recognise(experts: Any, signature: _Signature) -> Gate:
-    name = type(experts).__name__
-    activation = activation_name(getattr(experts, "act_fn", None))
-    if not signature.has_gate:
-        if activation is None:
-            raise _refusal(name, f"act_fn {_describe(experts)}")
-        return _remember(signature, Gate(activation))
+def _gate(cls: type, is_concatenated: bool, activation: str | None, constants: tuple[Any, ...]) -> Gate:
+    return _recognise(cls, is_concatenated, activation, constants)
 
-    candidates = [
-        Gate("clipped_swiglu", layout, signature.alpha, signature.limit) for layout in (False, True)
-    ]
+
+@functools.lru_cache(maxsize=256)
+def _recognise(cls: Any, is_concatenated: bool, activation: str | None, constants: tuple[Any, ...]) -> Gate:
+    """The gate that a class's _apply_gate computes, found by trying each that the library has."""
+    numbers = dict(zip(_CONSTANTS, constants, strict=True))
+    alpha, limit = (
+        next((float(numbers[n]) for n in names if isinstance(numbers[n], (int, float))), default)
+        for names, default in ((("swiglu_alpha", "alpha"), 1.702), (("swiglu_limit", "limit"), 7.0))
+    )
+    probe = cls.__new__(cls)
+    nn.Module.__init__(probe)
+    for name, value in numbers.items():
+        setattr(probe, name, value)
     if activation is not None:
-        candidates += [Gate(activation, layout) for layout in (False, True)]
+        probe.act_fn = lambda z: _reference_activation(activation, z)
+
+    candidates = [Gate("clipped_swiglu", interleaved, alpha, limit) for interleaved in (False, True)]
+    if activation is not None:
+        candidates += [Gate(activation, interleaved) for interleaved in (False, True)]
     for gate in candidates:
-        if _computes(experts, gate):
-            if gate.interleaved == signature.is_concatenated:
+        if _computes(probe, gate):
+            if gate.interleaved == is_concatenated:
                 raise ValueError(
-                    f"{name}: is_concatenated={signature.is_concatenated}, but its _apply_gate reads "
+                    f"{cls.__name__}: is_concatenated={is_concatenated}, but its _apply_gate reads "
                     f"{'interleaved' if gate.interleaved else 'concatenated'} gate and up columns"
                 )
-            return _remember(signature, gate)
-    if activation is None and _is_default(signature.apply_gate):
-        raise _refusal(name, f"act_fn {_describe(experts)}")
-    raise _refusal(name, f"_apply_gate of {signature.apply_gate.__qualname__}")
-
-
-def _remember(signature: _Signature, gate: Gate) -> Gate:
-    _known[signature] = gate
-    return gate
-
-
-def _is_default(apply_gate: Any) -> bool:
-    return getattr(apply_gate, "__name__", "") == "_default_apply_gate"
-
-
-def _describe(experts: Any) -> str:
-    act_fn = getattr(experts, "act_fn", None)
-    return type(act_fn).__name__ if isinstance(act_fn, nn.Module) else repr(act_fn)
+            return gate
+    raise _refusal(cls.__name__, f"_apply_gate of {cls._apply_gate.__qualname__}")
 
 
 def _refusal(name: str, what: str) -> NotImplementedError:
@@ -170,8 +143,8 @@ def _refusal(name: str, what: str) -> NotImplementedError:
     )
 
 
-def _computes(experts: Any, gate: Gate) -> bool:
-    """Whether the module's _apply_gate is this gate, on values that reach past every clip."""
+def _computes(probe: Any, gate: Gate) -> bool:
+    """Whether the probe's _apply_gate is this gate, on values that reach past every clip."""
     edge = abs(gate.limit) if math.isfinite(gate.limit) else 7.0
     one_axis = torch.cat(
         [
@@ -182,12 +155,12 @@ def _computes(experts: Any, gate: Gate) -> bool:
     )
     gate_values, up_values = (v.reshape(-1, 3) for v in torch.meshgrid(one_axis, one_axis, indexing="ij"))
     if gate.interleaved:
-        probe = torch.stack([gate_values, up_values], dim=-1).flatten(-2)
+        z = torch.stack([gate_values, up_values], dim=-1).flatten(-2)
     else:
-        probe = torch.cat([gate_values, up_values], dim=-1)
+        z = torch.cat([gate_values, up_values], dim=-1)
     with torch.no_grad():
         try:
-            actual = experts._apply_gate(probe)
+            actual = probe._apply_gate(z)
         except Exception:
             return False
         expected = _reference(gate, gate_values, up_values)

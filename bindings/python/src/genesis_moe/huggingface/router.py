@@ -53,10 +53,10 @@ class InjectedRouter(nn.Module):
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         router = cast(Router, self)
         routing = Router.forward(router, hidden_states.reshape(-1, router.hidden_size))
-        if router.options.mode == "hamiltonian":
-            routing = routing._replace(weights=_pretrained_scale(router, routing))
-            router.last_routing = routing
-        return routing.logits, routing.weights, routing.index
+        weights = (
+            _pretrained_scale(router, routing) if router.options.mode == "hamiltonian" else routing.weights
+        )
+        return routing.logits, weights, routing.index
 
     def initialize(self, std: float) -> None:
         """Fills the tensors that a checkpoint did not hold, as transformers' ``_init_weights`` would."""

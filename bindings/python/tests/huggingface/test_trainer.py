@@ -1,0 +1,99 @@
+"""GenesisCallback in a transformers Trainer: accumulation, schedules, resuming from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+import genesis_moe as gm
+from huggingface.tiny_models import build, routers_of
+
+STEPS, ACCUMULATION, BATCH, LENGTH = 10, 2, 2, 12
+
+
+class Text(torch.utils.data.Dataset):
+    """40 fixed sequences, each its own labels."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(9)
+        self.rows = torch.randint(3, 61, (40, LENGTH), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+class Recorder(gm.huggingface.GenesisCallback):
+    """The callback, and what each step of the model was given."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.budgets: list[float] = []
+        self.rates: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        router = routers_of(model)[0]
+        progress = state.global_step / state.max_steps
+        self.tokens.append(int(router.tokens))
+        self.budgets.append(router.budget_at(progress))
+        self.rates.append(router.price_rate_at(progress))
+        super().on_step_end(args, state, control, model=model, **kwargs)
+
+
+def trainer(model: Any, folder: Path, callback: Any, **settings: Any) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH,
+        gradient_accumulation_steps=ACCUMULATION,
+        learning_rate=1e-2,
+        logging_steps=1,
+        save_steps=6,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **settings,
+    )
+    return Trainer(model=model, args=arguments, train_dataset=Text(), callbacks=[callback])
+
+
+def model() -> Any:
+    return gm.inject(build("mixtral"), budget=1.25)
+
+
+def test_a_run_with_accumulation_and_one_resumed_from_its_checkpoint(tmp_path: Path) -> None:
+    callback = Recorder()
+    first = trainer(model(), tmp_path / "first", callback)
+    assert torch.isfinite(torch.tensor(first.train().training_loss))
+    assert callback.tokens == [ACCUMULATION * BATCH * LENGTH] * STEPS
+    assert callback.budgets == pytest.approx([1.85, 1.7, 1.55, 1.4] + [1.25] * 6)
+    assert callback.rates == pytest.approx([0.02] * 9 + [0.0])
+    routers = routers_of(first.model)
+    assert all(router.tokens == 0 for router in routers)
+    assert all(0 < router.price.abs().max() <= 9 * 0.04 for router in routers)
+    assert all(router.gap != router.initial_gap for router in routers)
+
+    resumed = trainer(model(), tmp_path / "second", gm.huggingface.GenesisCallback())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-6"))
+    assert resumed.state.global_step == STEPS
+    state = resumed.model.state_dict()
+    for name, tensor in first.model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_without_the_callback_prices_stay(tmp_path: Path) -> None:
+    plain = trainer(model(), tmp_path, _Nothing(), save_strategy="no")
+    plain.train()
+    assert all((router.price == 0).all() for router in routers_of(plain.model))
+
+
+class _Nothing(gm.huggingface.GenesisCallback):
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        pass
