@@ -19,7 +19,8 @@ import (
 //	dz_r = w_r dh_r act'(z_r)                 dx_t = sum over r of gate_up_proj[e]^T dz_r
 //	d gate_up_proj[e] = sum_r dz_r x_t^T      d gate_up_bias[e] = sum_r dz_r
 //	d down_proj[e] = sum_r w_r dy_t h_r^T     d down_bias[e] = sum_r w_r dy_t
-func Backward(e *core.Engine, a *core.ExpertsBackwardArgs) error {
+func Backward(e *core.Engine, a *core.ExpertsBackwardArgs) (err error) {
+	defer returnPanic(&err)
 	c, err := checkBackward(e.Device, a)
 	if err != nil {
 		return err

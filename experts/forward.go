@@ -11,7 +11,8 @@ import (
 // weights, and on demand the pre-activations that [Backward] needs. Shapes and dtypes:
 // gmoe_experts_forward in genesis_moe.h. Invalid arguments give a [core.Error] that
 // names the argument, and leave the outputs untouched.
-func Forward(e *core.Engine, a *core.ExpertsForwardArgs) error {
+func Forward(e *core.Engine, a *core.ExpertsForwardArgs) (err error) {
+	defer returnPanic(&err)
 	c, err := checkForward(e.Device, a)
 	if err != nil {
 		return err

@@ -56,6 +56,18 @@ func (l *layer[S, F]) open(e *core.Engine, c *checker, o *core.ExpertsOptions, i
 	return err
 }
 
+// returnPanic makes a panic with an error of ours, as of scratch memory that the system
+// refuses, what the call returns.
+func returnPanic(err *error) {
+	switch cause := recover().(type) {
+	case nil:
+	case *core.Error:
+		*err = cause
+	default:
+		panic(cause)
+	}
+}
+
 // divide counts the rows of each expert and makes the units.
 func (l *layer[S, F]) divide(index *core.Tensor) error {
 	if err := l.plan.count(&l.dimensions, index); err != nil {

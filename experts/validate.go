@@ -57,6 +57,13 @@ var (
 	indexTypes = []core.DType{core.Int32, core.Int64}
 )
 
+// Bounds far beyond any memory, so that sizes add up in 64 bits. A view with strides of
+// 0 can have any shape.
+const (
+	maxExperts     = 1 << 24
+	maxRowElements = 1 << 56
+)
+
 // check validates options and inputs and finds the sizes.
 func check(device core.Device, o *core.ExpertsOptions, in *inputs) (*checker, error) {
 	perIntermediate, err := checkOptions(o)
@@ -84,8 +91,11 @@ func check(device core.Device, o *core.ExpertsOptions, in *inputs) (*checker, er
 		return nil, core.Invalidf("gate_up_proj", "shape %v has %d rows an expert, want an even number, gates and ups: [E, 2*I, H]", in.gateUpProj.Shape, c.size.z)
 	}
 	c.size.i = c.size.z / perIntermediate
-	if c.size.k > 0 && c.size.t > math.MaxInt64/8/c.size.k {
-		return nil, core.Invalidf("top_k_index", "shape %v is too large for 64-bit offsets", in.topKIndex.Shape)
+	if c.size.e > maxExperts {
+		return nil, core.Invalidf("gate_up_proj", "shape %v has %d experts, want at most %d", in.gateUpProj.Shape, c.size.e, maxExperts)
+	}
+	if c.size.k > 0 && c.size.t > maxRowElements/c.size.k/max(1, c.size.h, c.size.z) {
+		return nil, core.Invalidf("top_k_index", "shape %v makes rows too large for 64-bit offsets", in.topKIndex.Shape)
 	}
 	c.dimensions = dimensions{
 		tokens: int(c.size.t), slots: int(c.size.k), pairs: int(c.size.t * c.size.k), hidden: int(c.size.h),

@@ -182,3 +182,33 @@ func TestOverlap(t *testing.T) {
 	}
 	requireInvalid(t, Backward(e, c.backward), "grad_hidden_states: strides [0 1]")
 }
+
+// Views with strides of 0 can have shapes beyond any memory; they are refused, and
+// nothing is reserved for them.
+func TestExcessiveShapes(t *testing.T) {
+	e := engine(t, 1)
+	c := validCalls()
+	huge := *c.forward.GateUpProj
+	huge.Shape, huge.Strides = []int64{1 << 30, 12, 8}, []int64{0, 8, 1}
+	c.forward.GateUpProj = &huge
+	requireInvalid(t, Forward(e, c.forward), "has 1073741824 experts, want at most 16777216")
+	c = validCalls()
+	index := *c.forward.TopKIndex
+	index.Shape, index.Strides = []int64{5, 1 << 54}, []int64{0, 0}
+	c.forward.TopKIndex = &index
+	requireInvalid(t, Forward(e, c.forward), "makes rows too large for 64-bit offsets")
+}
+
+// Memory that the system refuses is an error of the call.
+func TestOutOfMemory(t *testing.T) {
+	run := func() (err error) {
+		defer returnPanic(&err)
+		panic(core.Errorf(core.OutOfMemory, "scratch memory: the system refuses 1 byte"))
+	}
+	require.EqualError(t, run(), "scratch memory: the system refuses 1 byte")
+	require.PanicsWithValue(t, "a bug", func() {
+		var err error
+		defer returnPanic(&err)
+		panic("a bug")
+	})
+}
