@@ -390,8 +390,12 @@ func TestWantedGradients(t *testing.T) {
 				argument **core.Tensor
 				memory   *held
 			}{
-				{&a.GradHiddenStates, fresh.dx}, {&a.GradTopKWeights, fresh.dWeights}, {&a.GradGateUpProj, fresh.dGateUp},
-				{&a.GradGateUpBias, fresh.dGateUpBias}, {&a.GradDownProj, fresh.dDown}, {&a.GradDownBias, fresh.dDownBias},
+				{&a.GradHiddenStates, fresh.dx},
+				{&a.GradTopKWeights, fresh.dWeights},
+				{&a.GradGateUpProj, fresh.dGateUp},
+				{&a.GradGateUpBias, fresh.dGateUpBias},
+				{&a.GradDownProj, fresh.dDown},
+				{&a.GradDownBias, fresh.dDownBias},
 			}
 			for i, output := range outputs {
 				if wanted>>i&1 == 0 {

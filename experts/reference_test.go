@@ -13,7 +13,6 @@ type problem struct {
 	index                        []int64
 	x, weights, gateUp, down, dy []float64
 	gateUpBias, downBias         []float64 // nil when absent
-	saved                        []float64 // z to use in backward; nil: that of forward
 	y, preActivation             []float64
 	dx, dWeights, dGateUp, dDown []float64
 	dGateUpBias, dDownBias       []float64

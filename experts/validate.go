@@ -147,9 +147,12 @@ func checkForward(device core.Device, a *core.ExpertsForwardArgs) (*checker, err
 	return c, core.CheckOutputs(
 		[]core.Argument{{Name: "output", Tensor: a.Output}, {Name: "pre_activation", Tensor: a.PreActivation}},
 		[]core.Argument{
-			{Name: "hidden_states", Tensor: a.HiddenStates}, {Name: "top_k_index", Tensor: a.TopKIndex},
-			{Name: "top_k_weights", Tensor: a.TopKWeights}, {Name: "gate_up_proj", Tensor: a.GateUpProj},
-			{Name: "gate_up_bias", Tensor: a.GateUpBias}, {Name: "down_proj", Tensor: a.DownProj},
+			{Name: "hidden_states", Tensor: a.HiddenStates},
+			{Name: "top_k_index", Tensor: a.TopKIndex},
+			{Name: "top_k_weights", Tensor: a.TopKWeights},
+			{Name: "gate_up_proj", Tensor: a.GateUpProj},
+			{Name: "gate_up_bias", Tensor: a.GateUpBias},
+			{Name: "down_proj", Tensor: a.DownProj},
 			{Name: "down_bias", Tensor: a.DownBias},
 		})
 }
@@ -173,14 +176,21 @@ func checkBackward(device core.Device, a *core.ExpertsBackwardArgs) (*checker, e
 	}
 	return c, core.CheckOutputs(
 		[]core.Argument{
-			{Name: "grad_hidden_states", Tensor: a.GradHiddenStates}, {Name: "grad_top_k_weights", Tensor: a.GradTopKWeights},
-			{Name: "grad_gate_up_proj", Tensor: a.GradGateUpProj}, {Name: "grad_gate_up_bias", Tensor: a.GradGateUpBias},
-			{Name: "grad_down_proj", Tensor: a.GradDownProj}, {Name: "grad_down_bias", Tensor: a.GradDownBias},
+			{Name: "grad_hidden_states", Tensor: a.GradHiddenStates},
+			{Name: "grad_top_k_weights", Tensor: a.GradTopKWeights},
+			{Name: "grad_gate_up_proj", Tensor: a.GradGateUpProj},
+			{Name: "grad_gate_up_bias", Tensor: a.GradGateUpBias},
+			{Name: "grad_down_proj", Tensor: a.GradDownProj},
+			{Name: "grad_down_bias", Tensor: a.GradDownBias},
 		},
 		[]core.Argument{
-			{Name: "grad_output", Tensor: a.GradOutput}, {Name: "hidden_states", Tensor: a.HiddenStates},
-			{Name: "top_k_index", Tensor: a.TopKIndex}, {Name: "top_k_weights", Tensor: a.TopKWeights},
-			{Name: "gate_up_proj", Tensor: a.GateUpProj}, {Name: "down_proj", Tensor: a.DownProj},
-			{Name: "down_bias", Tensor: a.DownBias}, {Name: "pre_activation", Tensor: a.PreActivation},
+			{Name: "grad_output", Tensor: a.GradOutput},
+			{Name: "hidden_states", Tensor: a.HiddenStates},
+			{Name: "top_k_index", Tensor: a.TopKIndex},
+			{Name: "top_k_weights", Tensor: a.TopKWeights},
+			{Name: "gate_up_proj", Tensor: a.GateUpProj},
+			{Name: "down_proj", Tensor: a.DownProj},
+			{Name: "down_bias", Tensor: a.DownBias},
+			{Name: "pre_activation", Tensor: a.PreActivation},
 		})
 }
