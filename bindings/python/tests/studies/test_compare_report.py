@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import genesis_moe as gm
 from genesis_moe.studies.compare import command, main
 from genesis_moe.studies.compare.arms import ARMS
 from genesis_moe.studies.compare.study import Plan, carry_out
@@ -33,6 +34,7 @@ def test_record_says_where_it_comes_from(study):
     assert not record["partial"]
     assert "hamiltonian-mitosis" in record["not_run"]
     assert "mixtral-top-1" in record["not_run"]
+    assert all(run["library"]["version"] == gm.__version__ for run in record["runs"])
     assert all(run["energy"] == {"joules": None, "source": "none", "quality": None} for run in record["runs"])
 
 

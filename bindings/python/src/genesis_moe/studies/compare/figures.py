@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; the marker d
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ FAMILIES = {
     "dense": ("#009E73", "^"),
     "hash": ("#56B4E9", "v"),
 }
+
+
+Curve = tuple[list[float], list[float]]
 
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:
@@ -91,7 +95,9 @@ def _style(name: str, arms: int) -> dict[str, Any]:
     return {"color": GREY, "linewidth": 1.0 if arms > 6 else 1.8, "zorder": 2}
 
 
-def _lines(record: dict[str, Any], axes: Axes, values: Any, *, band: bool) -> None:
+def _lines(
+    record: dict[str, Any], axes: Axes, values: Callable[[dict[str, Any]], Curve], *, band: bool
+) -> None:
     """Draws, for each arm, the mean over its seeds of values(run) -> (x, y); band: their range."""
     labels = {arm["name"]: arm["label"] for arm in record["arms"]}
     groups = _by_arm(record)
@@ -114,26 +120,41 @@ def _lines(record: dict[str, Any], axes: Axes, values: Any, *, band: bool) -> No
 
 
 def _loss(record: dict[str, Any]) -> Figure | None:
+    """Left the losses; right, where arms lie too close to tell, their paired differences."""
     if not any(run["curves"]["held_out"] for run in record["runs"]):
         return None
     tokens = _tokens_per_step(record) / 1e6
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
+    baseline = {
+        run["seed"]: dict(run["curves"]["held_out"])
+        for run in record["runs"]
+        if run["arm"] == record["baseline"]
+    }
 
-    def values(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+    def losses(run: dict[str, Any]) -> Curve:
         points = run["curves"]["held_out"]
         return [step * tokens for step, _ in points], [loss for _, loss in points]
 
-    _lines(record, axes, values, band=True)
-    axes.set_xlabel("bytes of training, millions")
-    axes.set_ylabel("held-out loss, nats per byte")
-    axes.set_title("Held-out loss" + _seeds_note(record), loc="left")
+    def differences(run: dict[str, Any]) -> Curve:
+        base = baseline.get(run["seed"], {})
+        points = [(step, loss - base[step]) for step, loss in run["curves"]["held_out"] if step in base]
+        return [step * tokens for step, _ in points], [difference for _, difference in points]
+
+    _lines(record, left, losses, band=True)
+    _lines(record, right, differences, band=True)
+    for axes in (left, right):
+        axes.set_xlabel("bytes of training, millions")
+    left.set_ylabel("held-out loss, nats per byte")
+    left.set_title("Held-out loss" + _seeds_note(record), loc="left", fontsize=11)
+    right.set_title(f"The same less {record['baseline']}, seed by seed", loc="left", fontsize=11)
     # The first points are so high that they would flatten the rest.
     ends = [run["curves"]["held_out"] for run in record["runs"] if run["curves"]["held_out"]]
     high = statistics.median(points[min(1, len(points) - 1)][1] for points in ends)
     low = min(points[-1][1] for points in ends)
     if high > low:
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    axes.legend(frameon=False)
+        left.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    left.legend(frameon=False)
+    figure.tight_layout()
     return figure
 
 
@@ -144,7 +165,7 @@ def _expert_flops(record: dict[str, Any]) -> Figure | None:
     tokens = _tokens_per_step(record) / 1e6
     figure, axes = plt.subplots(figsize=(8, 5))
 
-    def values(run: dict[str, Any]) -> tuple[list[float], list[float]]:
+    def values(run: dict[str, Any]) -> Curve:
         flops = run["curves"]["expert_flops_per_step"]
         every = run["curve_every"]
         steps = [min((point + 1) * every, run["steps"]) for point in range(len(flops))]
@@ -157,8 +178,23 @@ def _expert_flops(record: dict[str, Any]) -> Figure | None:
     axes.set_title("Work of the experts (energy: no meter, not measured)", loc="left")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(*_together(axes), frameon=False)
     return figure
+
+
+def _together(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Handles and labels of the legend: lines that coincide share one entry."""
+    groups: dict[float, tuple[Any, list[str]]] = {}
+    for line in axes.get_lines():
+        end = round(float(line.get_ydata()[-1]), 3)
+        label = str(line.get_label())
+        if label == "other arms":
+            groups[-1.0] = (line, [label])  # last, whatever they come to
+        elif not label.startswith("_"):
+            groups.setdefault(end, (line, []))[1].append(label)
+            groups[end] = (line, groups[end][1])  # the line on top is the one that is seen
+    ordered = [groups[end] for end in sorted(groups, reverse=True)]
+    return [line for line, _ in ordered], [" ·\n".join(labels) for _, labels in ordered]
 
 
 def _bars(record: dict[str, Any]) -> Figure | None:
@@ -220,6 +256,8 @@ def _pareto(record: dict[str, Any]) -> Figure | None:
             axes.plot([row.relative_flops] * 2, spread, color=color, linewidth=1, alpha=0.5, zorder=2)
         points.append((row.relative_flops or 0.0, row.loss, row.label, color))
     axes.margins(x=0.12, y=0.12)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.3 * (high - low))  # room for the labels of the points furthest right
     axes.set_xlabel(f"expert FLOPs over the run, relative to {record['baseline']}")
     axes.set_ylabel("held-out loss, nats per byte")
     axes.set_title("Loss against work: lower left is better", loc="left")
@@ -238,11 +276,13 @@ def _place_labels(figure: Figure, axes: Axes, points: list[tuple[float, float, s
     frame = axes.get_window_extent(renderer)
     for x, y, label, color in sorted(points, key=lambda point: (point[0], point[1])):
         best = None
-        for distance in (9, 16, 26, 38, 52):
+        for distance in (9, 18, 30, 44, 60, 80):
             for dx, dy, ha, va in (
                 (1, 0, "left", "center"), (-1, 0, "right", "center"),
                 (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
                 (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
+                (1, 0.35, "left", "center"), (1, -0.35, "left", "center"),
+                (-1, 0.35, "right", "center"), (-1, -0.35, "right", "center"),
                 (0, 1, "center", "bottom"), (0, -1, "center", "top"),
             ):  # fmt: skip
                 text = axes.annotate(

@@ -180,7 +180,13 @@ def _side_by_side(plan: Plan, stop: Callable[[], bool], progress: Progress) -> N
     with ProcessPoolExecutor(
         plan.jobs, context, _begin_worker, (plan, os.getpid(), stopped, messages)
     ) as pool:
-        waiting: set[Future[None]] = {pool.submit(_work, arm.name, arm, seed) for arm, seed in plan.pieces}
+        # The workers begin with Ctrl-C blocked, which they inherit: the parent says when to stop,
+        # also while they are still importing.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            waiting: set[Future[None]] = {pool.submit(_work, arm, seed) for arm, seed in plan.pieces}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -213,14 +219,13 @@ _worker: dict[str, Any] = {}  # of a worker process, set when it begins
 
 
 def _begin_worker(plan: Plan, parent: int, stopped: Any, messages: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     torch.set_num_threads(plan.threads)
     _worker.update(plan=plan, parent=parent, stopped=stopped, messages=messages)
 
 
-def _work(name: str, arm: Arm, seed: int) -> None:
+def _work(arm: Arm, seed: int) -> None:
     plan, messages = _worker["plan"], _worker["messages"]
-    name = f"{name} seed {seed}"
+    name = f"{arm.name} seed {seed}"
 
     def show(step: int, loss: float) -> None:
         messages.put((name, step, plan.settings.steps, f"loss {loss:.3f}"))

@@ -117,6 +117,7 @@ class Run:
         self.model = LanguageModel(settings.shape, arm.build(settings.shape, seed), seed)
         self.optimizer = optimizer_of(self.model, arm, settings)
         self.step = 0
+        self.checked = False
         self.curves: dict[str, list[Any]] = {
             "loss": [], "expert_rows": [], "max_violation": [], "seconds": [], "evaluations": [],
         }  # fmt: skip
@@ -161,7 +162,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.arm.learning_rate * learning_rate_factor(self.step, settings)
         text = batch_of(self.corpus, settings, self.seed, self.step)
+        rows_before = None if self.checked else gm.engine_counters()["expert_rows"]
         logits = self.model(text[:, :-1])
+        if rows_before is not None:
+            self._check_rows(gm.engine_counters()["expert_rows"] - rows_before)
         loss = functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
         objective = loss
         if self.arm.auxiliary:
@@ -184,6 +188,19 @@ class Run:
         self.curves["max_violation"].append(sum(violations) / max(1, len(violations)))
         self.curves["seconds"].append(seconds)
         return value
+
+    def _check_rows(self, computed: int) -> None:
+        """The first step of a process: the rows that FLOPs are counted from are those that the
+        library says it computed. They are not when something else does the work."""
+        layers = self.model.feed_forwards
+        shared = sum(getattr(layer, "shared_experts", 0) for layer in layers)
+        routed = int(self._counts().sum()) + shared * self.settings.tokens_per_step
+        if computed != routed:
+            raise RuntimeError(
+                f"the library computed {computed} expert rows, the routing has {routed}: "
+                f"is {gm.__file__} the package that belongs to {gm.library_path()}?"
+            )
+        self.checked = True
 
     def _counts(self) -> np.ndarray:
         """Tokens by expert in the last forward: [layers, experts]; [0, 0] for the dense arm."""
@@ -222,6 +239,7 @@ class Run:
             "router_flops": TRAINING_PER_FORWARD
             * self.step
             * sum(router_flops(layer, tokens) for layer in layers),
+            "library": _library(),
             "curve_every": settings.curve_every,
             "curves": {
                 "loss": _means(curves["loss"], settings.curve_every, 4),
@@ -275,9 +293,12 @@ class Run:
         self.step = self.settings.steps
 
     def repeat_step(self) -> None:
-        """One training step for the clock; its effect on the model is of no interest."""
+        """The step that comes next, or the last one again, for the clock alone: at the end the
+        learning rate is next to nothing and the model stays as it is."""
+        step = self.step
+        self.step = min(step, self.settings.steps - 1)
         self._train_step()
-        self.step -= 1
+        self.step = step
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         buffer = io.BytesIO()
@@ -327,6 +348,12 @@ def _means(values: Any, every: int, digits: int) -> list[float]:
     return [
         round(float(values[start : start + every].mean()), digits) for start in range(0, len(values), every)
     ]
+
+
+def _library() -> dict[str, Any]:
+    """Which library did the work, and with which BLAS."""
+    found = gm.doctor()
+    return {"version": found["version"], "blas": found["blas"]["name"]}
 
 
 def _reports(model: nn.Module) -> dict[str, Any]:
