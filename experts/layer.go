@@ -5,6 +5,7 @@ import (
 
 	"github.com/genesis-moe/genesis-moe/core"
 	"github.com/genesis-moe/genesis-moe/core/blas"
+	"github.com/genesis-moe/genesis-moe/core/vector"
 )
 
 // layer is one call: what forward and backward have in common.
@@ -161,7 +162,7 @@ func width(columns, rows int, cost, remaining float64) int {
 	// A row of a weight is read on for some lines of the cache; a BLAS packs the rows
 	// once for every step.
 	least := 64
-	if rows > fewRowsNN {
+	if rows > vector.SmallRowsNN {
 		least = max(256, rows)
 	}
 	target := min(max(remaining/stepsLeft, shortestStep), longestStep)

@@ -66,9 +66,9 @@ func usedInPlace[F blas.Float, S stored](s *stack[S], m int, transpose bool) boo
 // few reports whether m rows are multiplied by core/vector: y = x B^T when transposed.
 func few[F blas.Float](m int, transposed bool) bool {
 	if transposed {
-		return is32[F]() && m <= fewRowsNT
+		return is32[F]() && m <= vector.SmallRowsNT
 	}
-	return is32[F]() && m <= fewRowsNN
+	return is32[F]() && m <= vector.SmallRowsNN
 }
 
 // multiplyStored multiplies by a weight in place.
@@ -151,7 +151,7 @@ func weightGradient[F blas.Float, S stored](lib *blas.Library, w *worker[F], u *
 
 // outer is y[m,n] = a[k,m]^T b[k,n], or y += with accumulate.
 func outer[F blas.Float](lib *blas.Library, w *worker[F], m, n, k int, a *F, lda int, b *F, ldb int, accumulate bool, y *F, ldy int, stream bool) {
-	if is32[F]() && k <= fewRowsTN && !accumulate {
+	if is32[F]() && k <= vector.SmallRowsTN && !accumulate {
 		vector.GemmTN(m, n, k, (*float32)(unsafe.Pointer(a)), lda, (*float32)(unsafe.Pointer(b)), ldb, (*float32)(unsafe.Pointer(y)), ldy, stream)
 		return
 	}

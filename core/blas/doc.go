@@ -6,10 +6,12 @@
 //  1. the environment variable GENESIS_MOE_BLAS: the path of a shared library, a
 //     name for the dynamic loader, or "gonum" for the pure-Go fallback. If it is
 //     set and does not work, that is an error and nothing else is tried;
-//  2. a library that lies beside ours: in the directory of the shared object, or of
+//  2. the MKL inside torch, if the process has loaded torch: it is the fastest that
+//     was measured, and no other needs to be loaded;
+//  3. a library that lies beside ours: in the directory of the shared object, or of
 //     the program, that this package is part of (see [BundledDir]);
-//  3. OpenBLAS, MKL or BLIS of the system, by the loader's usual names;
-//  4. gonum, which is pure Go: it always works and is many times slower.
+//  4. OpenBLAS, MKL or BLIS of the system, by the loader's usual names;
+//  5. gonum, which is pure Go: it always works and is many times slower.
 //
 // A library is kept only if it gives the right numbers for a few small products, so
 // that a wrong calling convention is an error and not a wrong model.

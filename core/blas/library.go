@@ -58,7 +58,7 @@ func open(path string) (*Library, error) {
 	if path == "gonum" {
 		return Gonum(), nil
 	}
-	object, err := openObject(path)
+	object, err := openObject(path, false)
 	if err != nil {
 		reason := strings.TrimPrefix(err.Error(), path+": ") // as the loader begins
 		return nil, fmt.Errorf("cannot be opened, want a shared library: %s", reason)

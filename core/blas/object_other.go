@@ -11,7 +11,7 @@ import (
 // object stands for a shared library, which is not opened on this system.
 type object struct{ wasLoaded bool }
 
-func openObject(string) (object, error) {
+func openObject(string, bool) (object, error) {
 	return object{}, core.Errorf(core.Unsupported, "no BLAS is opened on %s", runtime.GOOS)
 }
 

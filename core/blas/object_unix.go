@@ -20,10 +20,14 @@ type object struct {
 // noLoad is RTLD_NOLOAD: only asks whether a library is there. purego does not name it.
 var noLoad = map[string]int{"linux": 0x4, "darwin": 0x10, "freebsd": 0x2000, "netbsd": 0x2000}[runtime.GOOS]
 
-func openObject(path string) (object, error) {
-	_, err := purego.Dlopen(path, purego.RTLD_LAZY|noLoad)
+// openObject opens a library; with onlyLoaded only one that the process has already.
+func openObject(path string, onlyLoaded bool) (object, error) {
+	handle, err := purego.Dlopen(path, purego.RTLD_LAZY|noLoad)
 	wasLoaded := err == nil
-	handle, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
+	if onlyLoaded {
+		return object{handle, wasLoaded}, err
+	}
+	handle, err = purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
 	return object{handle, wasLoaded}, err
 }
 

@@ -52,7 +52,7 @@ func TestThreadLocalCountIsRestored(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "MKL", lib.Name())
 	run[float32](t, lib, product{5, 7, 3, false, true, 2, 1, 2}, 1, 1e-5)
-	object, err := openObject(path)
+	object, err := openObject(path, true)
 	require.NoError(t, err)
 	require.True(t, object.wasLoaded)
 	require.EqualValues(t, 4, int32(callC(object.symbol("thread_count"), 0)))
@@ -74,7 +74,7 @@ func TestOpenRefuses(t *testing.T) {
 		require.ErrorContains(t, err, path)
 		require.Equal(t, core.DriverFailed, err.(*core.Error).Code)
 
-		_, attempts, err := search(path, "", nil)
+		_, attempts, err := search(path, nil, "", nil)
 		require.ErrorContains(t, err, "GENESIS_MOE_BLAS="+path+": ")
 		require.ErrorContains(t, err, want)
 		require.Len(t, attempts, 1, "a choice that fails is not replaced by another")
@@ -87,17 +87,17 @@ func TestSearchOrder(t *testing.T) {
 	bad := compile(t, "libscipy_openblas.so", "-DERROR=1")
 	empty := t.TempDir()
 
-	lib, attempts, err := search(good, filepath.Dir(bad), []string{bad})
+	lib, attempts, err := search(good, nil, filepath.Dir(bad), []string{bad})
 	require.NoError(t, err)
 	require.Equal(t, good, lib.Path())
 	require.Equal(t, []Attempt{{"GENESIS_MOE_BLAS", good, "opened"}}, attempts)
 
-	lib, attempts, err = search("", filepath.Dir(good), []string{bad})
+	lib, attempts, err = search("", nil, filepath.Dir(good), []string{bad})
 	require.NoError(t, err)
 	require.Equal(t, good, lib.Path())
 	require.Equal(t, "bundled", attempts[0].Source)
 
-	lib, attempts, err = search("", filepath.Dir(bad), []string{good})
+	lib, attempts, err = search("", nil, filepath.Dir(bad), []string{good})
 	require.NoError(t, err)
 	require.Equal(t, good, lib.Path())
 	require.Len(t, attempts, 2)
@@ -105,15 +105,32 @@ func TestSearchOrder(t *testing.T) {
 	require.Contains(t, attempts[0].Outcome, "not the interface that its names promise")
 	require.Equal(t, Attempt{"system", good, "opened; the process had loaded it before"}, attempts[1])
 
-	lib, attempts, err = search("", empty, []string{"libdoes_not_exist.so.7"})
+	lib, attempts, err = search("", nil, empty, []string{"libdoes_not_exist.so.7"})
 	require.NoError(t, err)
 	require.Equal(t, "gonum", lib.Name())
 	require.Len(t, attempts, 2)
 	require.Equal(t, Attempt{"built in", "built in", "opened"}, attempts[1])
 
-	lib, _, err = search("gonum", filepath.Dir(good), nil)
+	lib, _, err = search("gonum", nil, filepath.Dir(good), nil)
 	require.NoError(t, err)
 	require.Equal(t, "built in", lib.Path())
+}
+
+// The host's library is taken once the host has loaded it, and not before.
+func TestSearchTakesTheLoadedHost(t *testing.T) {
+	host := compile(t, "libhost.so")
+	bundled := compile(t, "libopenblas.so.0")
+
+	lib, _, err := search("", []string{host}, filepath.Dir(bundled), nil)
+	require.NoError(t, err)
+	require.Equal(t, bundled, lib.Path())
+
+	_, err = openObject(host, false)
+	require.NoError(t, err)
+	lib, attempts, err := search("", []string{host}, filepath.Dir(bundled), nil)
+	require.NoError(t, err)
+	require.Equal(t, host, lib.Path())
+	require.Equal(t, []Attempt{{"host", host, "opened; the process had loaded it before"}}, attempts)
 }
 
 // The search for a bf16 product, without the processor's say.
@@ -131,7 +148,7 @@ func TestFindBF16(t *testing.T) {
 			path := compile(t, "libtest.so", test.macros...)
 			lib, err := Open(path)
 			require.NoError(t, err)
-			object, err := openObject(path)
+			object, err := openObject(path, true)
 			require.NoError(t, err)
 			lib.findBF16(object, namings[0])
 			require.Equal(t, test.found, lib.HasBF16())

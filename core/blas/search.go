@@ -20,10 +20,13 @@ var BundledDir string
 
 // Attempt is one place where [Default] looked.
 type Attempt struct {
-	Source  string // "GENESIS_MOE_BLAS", "bundled", "system" or "built in"
+	Source  string // "GENESIS_MOE_BLAS", "host", "bundled", "system" or "built in"
 	Path    string
 	Outcome string // "opened", or why not
 }
+
+// hostNames are libraries that contain an MKL and export it: torch's.
+var hostNames = []string{"libtorch_cpu.so"}
 
 var (
 	bundledNames = []string{"libscipy_openblas*.so*", "libopenblas*.so*", "libmkl_rt.so*", "libblis*.so*"}
@@ -49,7 +52,7 @@ func Default() (*Library, error) {
 	defaultMutex.Lock()
 	defer defaultMutex.Unlock()
 	if !defaultDone {
-		defaultLibrary, tried, defaultError = search(os.Getenv(Environment), BundledDir, systemNames)
+		defaultLibrary, tried, defaultError = search(os.Getenv(Environment), hostNames, BundledDir, systemNames)
 		defaultDone = true
 	}
 	return defaultLibrary, defaultError
@@ -63,7 +66,7 @@ func Tried() []Attempt {
 	return slices.Clone(tried)
 }
 
-func search(chosen, bundledDir string, system []string) (*Library, []Attempt, error) {
+func search(chosen string, host []string, bundledDir string, system []string) (*Library, []Attempt, error) {
 	var attempts []Attempt
 	try := func(source, path string) (*Library, error) {
 		lib, err := open(path)
@@ -86,6 +89,14 @@ func search(chosen, bundledDir string, system []string) (*Library, []Attempt, er
 		}
 		return lib, attempts, err
 	}
+	for _, name := range host {
+		if !loadedWithOwnThreads(name) {
+			continue
+		}
+		if lib, err := try("host", name); err == nil {
+			return lib, attempts, nil
+		}
+	}
 	if bundledDir == "" {
 		bundledDir = ownDirectory()
 	}
@@ -105,4 +116,12 @@ func search(chosen, bundledDir string, system []string) (*Library, []Attempt, er
 	slog.Warn("no BLAS library found: matrix products run in pure Go, many times slower; see " + Environment)
 	lib, err := try("built in", "gonum")
 	return lib, attempts, err
+}
+
+// loadedWithOwnThreads reports whether the process has loaded a library whose thread
+// count can be set for one thread alone, so that using it leaves the host's products
+// as they are.
+func loadedWithOwnThreads(name string) bool {
+	object, err := openObject(name, true)
+	return err == nil && object.symbol("MKL_Set_Num_Threads_Local") != 0
 }
