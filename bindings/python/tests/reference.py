@@ -70,7 +70,8 @@ def _route_token(
         scores = logits - price
         chosen, margin = _ranked(scores, k)
         if options.budgeted:
-            excitation = [float(scores[chosen[0]] - scores[e]) for e in chosen]
+            values = scores.detach().tolist()
+            excitation = [values[chosen[0]] - values[e] for e in chosen]
             margin = min([margin, *(abs(x - float(gap)) for x in excitation[1:])])
             chosen = [e for e, x in zip(chosen, excitation, strict=True) if x <= float(gap) or e == chosen[0]]
         scale = logits.new_ones(()) if temperature is None else temperature.squeeze()

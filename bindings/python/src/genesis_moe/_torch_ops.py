@@ -43,8 +43,8 @@ def route(
 ) -> Routing:
     inputs = hidden_states, projection, centroids, bias, price, temperature, gap
     _check_tensors("hidden_states projection centroids bias price temperature gap", inputs)
-    arguments = (*inputs, *options.scalars())
-    weights, logits, index, counts = _apply("router_forward", _RouterFunction, arguments, _recorded(inputs))
+    outputs = _apply("router_forward", _RouterFunction, inputs, options.scalars(), _recorded(inputs))
+    weights, logits, index, counts = outputs
     return Routing(index, weights, logits, counts)
 
 
@@ -75,8 +75,8 @@ def experts(
     inputs = hidden_states, top_k_index, top_k_weights, gate_up_proj, gate_up_bias, down_proj, down_bias
     # Without a gradient to come, z is not kept: it is the largest tensor of a forward.
     keep = _recorded(inputs)
-    arguments = (*inputs, *experts_scalars(*options), keep)
-    output: Tensor = _apply("experts_forward", _ExpertsFunction, arguments, keep)[0]
+    scalars = (*experts_scalars(*options), keep)
+    output: Tensor = _apply("experts_forward", _ExpertsFunction, inputs, scalars, keep)[0]
     return output
 
 
@@ -361,58 +361,57 @@ def _spread(gradients: list[Tensor], wanted: Sequence[bool]) -> list[Tensor | No
 # ------------------------------------------------------------------------------ autograd
 #
 # torch.library.register_autograd would do, at 70 microseconds a call: more than everything
-# else together. These are the same few lines, written out.
+# else together. These are the same few lines, written out. Options travel as one argument,
+# since each costs; the tensors are the seven of the operator.
 
 
 class _RouterFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        outputs = _below_autograd("router_forward", arguments)
+    def forward(ctx: Any, options: tuple[Any, ...], *tensors: Any) -> Any:
+        outputs = _below_autograd("router_forward", (*tensors, *options))
         _, logits, index, counts = outputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(index, counts)
-        hidden_states, projection, centroids, bias, _, temperature, _ = arguments[:7]
+        hidden_states, projection, centroids, bias, _, temperature, _ = tensors
         ctx.save_for_backward(hidden_states, projection, centroids, bias, temperature, logits, index)
-        ctx.options = arguments[7:]
+        ctx.options = options
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         grad_weights, grad_logits, _, _ = grad_outputs
-        nothing = (None,) * (7 + len(ctx.options))
         if grad_weights is None and grad_logits is None:
-            return nothing
-        need = ctx.needs_input_grad
+            return (None,) * 8
+        _, *need = ctx.needs_input_grad
         wanted = [need[0], need[1], need[2], need[3], need[5]]
         arguments = (*ctx.saved_tensors, grad_weights, grad_logits, *ctx.options, wanted)
         gradients = _differentiable("router_backward", arguments)
         hidden_states, projection, centroids, bias, temperature = _spread(gradients, wanted)
-        return hidden_states, projection, centroids, bias, None, temperature, *nothing[6:]
+        return None, hidden_states, projection, centroids, bias, None, temperature, None
 
 
 class _ExpertsFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        outputs = _below_autograd("experts_forward", arguments)
+    def forward(ctx: Any, options: tuple[Any, ...], *tensors: Any) -> Any:
+        outputs = _below_autograd("experts_forward", (*tensors, *options))
         pre_activation = outputs[1]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(pre_activation)
-        ctx.save_for_backward(*arguments[:7], pre_activation)
-        ctx.options = arguments[7:-1]
+        ctx.save_for_backward(*tensors, pre_activation)
+        ctx.options = options[:-1]
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         grad_output, _ = grad_outputs
-        nothing = (None,) * (8 + len(ctx.options))
         if grad_output is None:
-            return nothing
-        need = ctx.needs_input_grad
+            return (None,) * 8
+        _, *need = ctx.needs_input_grad
         wanted = [need[0], need[2], need[3], need[4], need[5], need[6]]
         arguments = (grad_output, *ctx.saved_tensors, *ctx.options, wanted)
         gradients = _differentiable("experts_backward", arguments)
         hidden_states, weights, gate_up_proj, gate_up_bias, down_proj, down_bias = _spread(gradients, wanted)
-        return hidden_states, None, weights, gate_up_proj, gate_up_bias, down_proj, down_bias, *nothing[7:]
+        return None, hidden_states, None, weights, gate_up_proj, gate_up_bias, down_proj, down_bias
 
 
 class _FirstDerivative(torch.autograd.Function):
@@ -476,16 +475,20 @@ def _differentiable(name: str, arguments: tuple[Any, ...]) -> list[Tensor]:
 
 
 def _apply(
-    name: str, function: type[torch.autograd.Function], arguments: tuple[Any, ...], recorded: bool
+    name: str,
+    function: type[torch.autograd.Function],
+    tensors: tuple[Any, ...],
+    options: tuple[Any, ...],
+    recorded: bool,
 ) -> Any:
     """Runs a forward operator with its gradient, by the shortest way that this moment allows."""
     if torch.compiler.is_compiling():
         return _operator(name)(
-            *arguments
-        )  # the compiler wants the operator; its autograd kernel does the rest
+            *tensors, *options
+        )  # the compiler wants the operator; autograd comes by its kernel
     if recorded:
-        return function.apply(*arguments)
-    return _below_autograd(name, arguments)
+        return function.apply(options, *tensors)
+    return _below_autograd(name, (*tensors, *options))
 
 
 # Kept for as long as the process: the operators go when it goes.
@@ -516,7 +519,7 @@ def _register(
 def _forward_kernel(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
     def autograd(*arguments: Any) -> Any:
         if _recorded(arguments):
-            return function.apply(*arguments)
+            return function.apply(arguments[7:], *arguments[:7])
         return _below_autograd(name, arguments)
 
     return autograd
