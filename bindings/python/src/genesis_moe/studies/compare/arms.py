@@ -53,7 +53,7 @@ def _build(arm: Arm, shape: Shape, seed: int) -> nn.Module:
         shared_experts=arm.shared_experts, **arm.options,
     )  # fmt: skip
     if arm.kind == "hash":
-        layer.router = HashRouter(experts, arm.top_k, VOCABULARY, seed)
+        layer.router = HashRouter(experts, arm.top_k, VOCABULARY, seed)  # type: ignore[assignment]
     elif arm.kind == "lowered":
         layer.router = LoweredRouter(hidden, experts, arm.top_k, end=arm.experts_per_token)
     elif arm.kind == "top-p":

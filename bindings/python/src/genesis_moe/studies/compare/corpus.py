@@ -20,6 +20,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,13 +106,13 @@ class Corpus:
         }
 
     def save(self, path: Path) -> None:
-        arrays = {}
+        arrays: dict[str, Any] = {"sha256": np.array(self.sha256)}
         for domain in self.domains:
             arrays[f"{domain}/training"] = self.training[domain]
             arrays[f"{domain}/held_out"] = self.held_out[domain]
             arrays[f"{domain}/documents"] = np.array(self.documents[domain])
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, sha256=np.array(self.sha256), **arrays)
+        np.savez_compressed(buffer, **arrays)
         write_atomically(path, buffer.getvalue())
 
     @classmethod
@@ -121,7 +122,10 @@ class Corpus:
             corpus = cls(
                 {name: file[f"{name}/training"] for name in names},
                 {name: file[f"{name}/held_out"] for name in names},
-                {name: tuple(map(int, file[f"{name}/documents"])) for name in names},
+                {
+                    name: (int(file[f"{name}/documents"][0]), int(file[f"{name}/documents"][1]))
+                    for name in names
+                },
             )
             if corpus.sha256 != str(file["sha256"]):
                 raise CorpusError(f"{path}: its bytes do not match its SHA-256; delete it")

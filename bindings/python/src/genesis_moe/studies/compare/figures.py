@@ -124,6 +124,7 @@ def _loss(record: dict[str, Any]) -> Figure | None:
     if not any(run["curves"]["held_out"] for run in record["runs"]):
         return None
     tokens = _tokens_per_step(record) / 1e6
+    figure: Figure
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
     baseline = {
         run["seed"]: dict(run["curves"]["held_out"])
@@ -163,6 +164,7 @@ def _expert_flops(record: dict[str, Any]) -> Figure | None:
     if not record["runs"]:
         return None
     tokens = _tokens_per_step(record) / 1e6
+    figure: Figure
     figure, axes = plt.subplots(figsize=(8, 5))
 
     def values(run: dict[str, Any]) -> Curve:
@@ -186,7 +188,7 @@ def _together(axes: Axes) -> tuple[list[Any], list[str]]:
     """Handles and labels of the legend: lines that coincide share one entry."""
     groups: dict[float, tuple[Any, list[str]]] = {}
     for line in axes.get_lines():
-        end = round(float(line.get_ydata()[-1]), 3)
+        end = round(float(np.asarray(line.get_ydata())[-1]), 3)
         label = str(line.get_label())
         if label == "other arms":
             groups[-1.0] = (line, [label])  # last, whatever they come to
@@ -203,6 +205,7 @@ def _bars(record: dict[str, Any]) -> Figure | None:
         return None
     table = table[::-1]  # barh draws upwards
     metered = all(row.joules is not None for row in table)
+    figure: Figure
     figure, panels = plt.subplots(1, 3, figsize=(13, 1.4 + 0.42 * len(table)), sharey=True)
     losses = [row.loss for row in table]
     work = [(row.joules or 0.0) if metered else row.flops / 1e12 for row in table]
@@ -241,6 +244,7 @@ def _pareto(record: dict[str, Any]) -> Figure | None:
     table = [row for row in rows(record) if row.relative_flops is not None]
     if not table:
         return None
+    figure: Figure
     figure, axes = plt.subplots(figsize=(9, 6))
     chain = [row for row in table if _is_budgeted(row.name)]
     axes.plot(
@@ -320,9 +324,10 @@ def _spread(record: dict[str, Any], row: Row) -> list[float] | None:
 def _expert_milliseconds(record: dict[str, Any], name: str) -> float:
     if record.get("timing") and name in record["timing"]["arms"]:
         return 1e3 * float(record["timing"]["arms"][name]["expert_seconds"])
-    return 1e3 * statistics.median(
+    seconds: float = statistics.median(
         run["seconds_at_end"]["experts"] for run in record["runs"] if run["arm"] == name and run["done"]
     )
+    return 1e3 * seconds
 
 
 def _family(name: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import genesis_moe as gm
 from genesis_moe.studies.compare.corpus import Corpus
-from genesis_moe.studies.compare.model import DenseMLP, LanguageModel
+from genesis_moe.studies.compare.model import DenseMLP, FeedForward, LanguageModel
 
 TRAINING_PER_FORWARD = 3  # backward does the products of forward twice: by input and by weight
 
@@ -24,7 +24,7 @@ def row_flops(hidden_size: int, intermediate_size: int) -> int:
     return 6 * hidden_size * intermediate_size
 
 
-def forward_flops(layer: nn.Module, rows: int, tokens: int) -> int:
+def forward_flops(layer: FeedForward, rows: int, tokens: int) -> int:
     """Expert FLOPs of one forward of a feed-forward part.
 
     rows: token-expert pairs routed, that is sum_t |S_t|; shared experts and a dense part
@@ -32,12 +32,11 @@ def forward_flops(layer: nn.Module, rows: int, tokens: int) -> int:
     """
     if isinstance(layer, DenseMLP):
         return tokens * row_flops(layer.gate_up_proj.shape[1], layer.intermediate_size)
-    _, hidden, width = layer.down_proj.shape
-    shared = getattr(layer, "shared_experts", 0)
-    return (rows + shared * tokens) * row_flops(hidden, width)
+    flops = row_flops(layer.hidden_size, layer.intermediate_size)
+    return (rows + layer.shared_experts * tokens) * flops
 
 
-def router_flops(layer: nn.Module, tokens: int) -> int:
+def router_flops(layer: FeedForward, tokens: int) -> int:
     """Matrix-product FLOPs of a router's forward: the projection and the scores."""
     router = getattr(layer, "router", None)
     if not isinstance(router, gm.Router):
@@ -86,7 +85,7 @@ def held_out_loss(
             total += token_losses.double().sum().item()
             tokens += token_losses.numel()
             for i, layer in enumerate(model.feed_forwards):
-                if not isinstance(layer, DenseMLP):
+                if isinstance(layer, gm.MoE) and layer.last_routing is not None:
                     rows[i] = rows[i] + layer.last_routing.counts.cpu().numpy()
         losses[domain] = total / (len(held_out) * model.shape.sequence)
     model.train(was_training)
@@ -116,7 +115,7 @@ def captured(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
     return inputs
 
 
-def expert_part(layer: nn.Module, hidden_states: Tensor) -> Callable[[], None]:
+def expert_part(layer: FeedForward, hidden_states: Tensor) -> Callable[[], None]:
     """One forward and backward of a layer's experts alone, on the routing it has now."""
     inputs = hidden_states.clone().requires_grad_()
     grad = torch.randn(hidden_states.shape, generator=torch.Generator().manual_seed(0))
@@ -126,14 +125,16 @@ def expert_part(layer: nn.Module, hidden_states: Tensor) -> Callable[[], None]:
     with torch.no_grad():
         layer(hidden_states)
     routing = layer.last_routing
+    assert routing is not None
     weights = routing.weights.detach().clone().requires_grad_()
+    routing = routing._replace(weights=weights)
 
     class Fixed(nn.Module):
         def forward(self, _: Tensor) -> Any:
-            return routing._replace(weights=weights)
+            return routing
 
     def run() -> None:
-        router, layer.router = layer.router, Fixed()
+        router, layer.router = layer.router, Fixed()  # type: ignore[assignment]
         try:
             _differentiate(layer(inputs), [inputs, weights, *parameters], grad)
         finally:
@@ -142,7 +143,7 @@ def expert_part(layer: nn.Module, hidden_states: Tensor) -> Callable[[], None]:
     return run
 
 
-def router_part(layer: nn.Module, hidden_states: Tensor) -> Callable[[], None] | None:
+def router_part(layer: FeedForward, hidden_states: Tensor) -> Callable[[], None] | None:
     """One forward and backward of a layer's router alone; None where there is none."""
     if isinstance(layer, DenseMLP):
         return None

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import genesis_moe as gm
 from genesis_moe.studies.compare.routers import HashRouter
 
 VOCABULARY = 256
@@ -35,6 +37,9 @@ class Shape:
 class Attention(nn.Module):
     """Causal multi-head attention with rotary positions."""
 
+    cosine: Tensor
+    sine: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads = shape.heads
@@ -53,7 +58,8 @@ class Attention(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             self._rotate(query), self._rotate(key), value, is_causal=True
         )
-        return self.out(mixed.transpose(1, 2).reshape(batch, sequence, hidden))
+        output: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, sequence, hidden))
+        return output
 
     def _rotate(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=-1)
@@ -75,6 +81,9 @@ class DenseMLP(nn.Module):
         return functional.linear(functional.silu(gate) * up, self.down_proj)
 
 
+FeedForward = DenseMLP | gm.MoE
+
+
 class Block(nn.Module):
     def __init__(self, shape: Shape, feed_forward: nn.Module) -> None:
         super().__init__()
@@ -85,7 +94,8 @@ class Block(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         hidden_states = hidden_states + self.attention(self.attention_norm(hidden_states))
-        return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
+        output: Tensor = hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
+        return output
 
 
 class LanguageModel(nn.Module):
@@ -107,11 +117,12 @@ class LanguageModel(nn.Module):
         hidden_states = self.embedding(tokens)
         for block in self.blocks:
             hidden_states = block(hidden_states)
-        return self.head(self.norm(hidden_states))
+        logits: Tensor = self.head(self.norm(hidden_states))
+        return logits
 
     @property
-    def feed_forwards(self) -> list[nn.Module]:
-        return [block.feed_forward for block in self.blocks]
+    def feed_forwards(self) -> list[FeedForward]:
+        return [cast(FeedForward, block.feed_forward) for block in self.blocks]
 
 
 def initialise(model: nn.Module, layers: int, seed: int) -> None:

@@ -5,6 +5,8 @@ Each gives its routing to the same experts op; an absent slot carries index E an
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,9 @@ class LoweredRouter(gm.Router):
     is the control for *choosing* the tokens by energy.
     """
 
-    def __init__(self, *arguments: object, end: float, **options: object) -> None:
+    mean_active: Tensor
+
+    def __init__(self, *arguments: Any, end: float, **options: Any) -> None:
         super().__init__(*arguments, mode="mixtral", **options)
         self.end = end
         self.register_buffer("mean_active", torch.tensor(2.0, dtype=torch.float64))
@@ -62,8 +66,9 @@ class TopPRouter(gm.Router):
     """
 
     P_RATE = 0.01
+    p: Tensor
 
-    def __init__(self, *arguments: object, end: float, **options: object) -> None:
+    def __init__(self, *arguments: Any, end: float, **options: Any) -> None:
         super().__init__(*arguments, mode="mixtral", normalize_top_k=False, **options)
         self.end = end
         self.register_buffer("p", torch.tensor([0.5]))
@@ -86,6 +91,8 @@ class TopPRouter(gm.Router):
 
 class HashRouter(nn.Module):
     """Experts by byte, drawn once and fixed (Hash Layers, 2106.04426); weights are equal."""
+
+    table: Tensor
 
     def __init__(self, num_experts: int, top_k: int, vocabulary: int, seed: int) -> None:
         super().__init__()

@@ -75,8 +75,8 @@ def _row(
 
     difference = None
     if common and arm["name"] != record["baseline"]:
-        losses = [[_loss(group[seed]) for seed in common] for group in (runs, baseline)]
-        difference = paired(*losses, margin=MARGIN_NATS)
+        mine, theirs = ([_loss(group[seed]) for seed in common] for group in (runs, baseline))
+        difference = paired(mine, theirs, MARGIN_NATS)
     loss, flops = mean(_loss), mean(lambda run: run["expert_flops"])
     assert loss is not None
     assert flops is not None

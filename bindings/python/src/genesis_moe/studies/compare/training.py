@@ -90,7 +90,8 @@ def batch_of(corpus: Corpus, settings: Settings, seed: int, step: int) -> Tensor
 
 
 def optimizer_of(model: nn.Module, arm: Arm, settings: Settings) -> torch.optim.AdamW:
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and "embedding" not in name and ".router." not in name
         (decayed if is_matrix else others).append(parameter)
@@ -169,7 +170,7 @@ class Run:
         loss = functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
         objective = loss
         if self.arm.auxiliary:
-            for layer in self.model.feed_forwards:
+            for layer in self._mixtures:
                 objective = objective + self.arm.auxiliary * layer.auxiliary_loss()
         self.optimizer.zero_grad()
         objective.backward()
@@ -192,8 +193,7 @@ class Run:
     def _check_rows(self, computed: int) -> None:
         """The first step of a process: the rows that FLOPs are counted from are those that the
         library says it computed. They are not when something else does the work."""
-        layers = self.model.feed_forwards
-        shared = sum(getattr(layer, "shared_experts", 0) for layer in layers)
+        shared = sum(layer.shared_experts for layer in self._mixtures)
         routed = int(self._counts().sum()) + shared * self.settings.tokens_per_step
         if computed != routed:
             raise RuntimeError(
@@ -204,10 +204,14 @@ class Run:
 
     def _counts(self) -> np.ndarray:
         """Tokens by expert in the last forward: [layers, experts]; [0, 0] for the dense arm."""
-        layers = [layer for layer in self.model.feed_forwards if hasattr(layer, "last_routing")]
-        if not layers:
+        routings = [layer.last_routing for layer in self._mixtures]
+        if not routings:
             return np.zeros((0, 0))
-        return np.stack([layer.last_routing.counts.cpu().numpy() for layer in layers])
+        return np.stack([routing.counts.cpu().numpy() for routing in routings if routing is not None])
+
+    @property
+    def _mixtures(self) -> list[gm.MoE]:
+        return [layer for layer in self.model.feed_forwards if isinstance(layer, gm.MoE)]
 
     def _evaluate(self, windows: int) -> None:
         found = held_out_loss(self.model, self.corpus, windows, self.settings.batch)
@@ -330,7 +334,7 @@ def stored_result(folder: Path, wanted: str) -> dict[str, Any] | None:
     path = folder / "result.json"
     if not path.exists():
         return None
-    result = read_json(path)
+    result: dict[str, Any] = read_json(path)
     _require_same(path, result["fingerprint"], wanted)
     return result
 
