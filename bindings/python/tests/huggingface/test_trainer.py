@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import genesis_moe as gm
-from huggingface.tiny_models import build, routers_of
+from huggingface.tiny_models import build, relative_difference, routers_of
 
 STEPS, ACCUMULATION, BATCH, LENGTH = 10, 2, 2, 12
 
@@ -36,6 +36,10 @@ class Recorder(gm.huggingface.GenesisCallback):
         self.tokens: list[int] = []
         self.budgets: list[float] = []
         self.rates: list[float] = []
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.states[state.global_step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         router = routers_of(model)[0]
@@ -80,12 +84,17 @@ def test_a_run_with_accumulation_and_one_resumed_from_its_checkpoint(tmp_path: P
     assert all(0 < router.price.abs().max() <= 9 * 0.04 for router in routers)
     assert all(router.gap != router.initial_gap for router in routers)
 
-    resumed = trainer(model(), tmp_path / "second", gm.huggingface.GenesisCallback())
-    resumed.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-6"))
-    assert resumed.state.global_step == STEPS
+    checkpoint = tmp_path / "first" / "checkpoint-6"
+    again = Recorder()
+    resumed = trainer(type(first.model).from_pretrained(checkpoint), tmp_path / "second", again)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert list(again.states) == [6, 7, 8, 9]
+    assert again.rates == callback.rates[6:]
+    for name, tensor in callback.states[6].items():
+        assert torch.equal(again.states[6][name], tensor), name
     state = resumed.model.state_dict()
     for name, tensor in first.model.state_dict().items():
-        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+        assert relative_difference(state[name], tensor) < 1e-4, name
 
 
 def test_without_the_callback_prices_stay(tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ class GenesisCallback(TrainerCallback):
     ``Trainer(..., callbacks=[GenesisCallback()])``. It keeps no state: prices and gaps are
     buffers of the model, so they are in the Trainer's checkpoints, and a resumed run goes on
     where it was.
+
+    Resume with the model of the checkpoint: ``Model.from_pretrained(checkpoint)``, then
+    ``trainer.train(resume_from_checkpoint=checkpoint)``. The second alone does not load the
+    experts and routers of most MoE models in transformers 5.0 to 5.17, injected or not: it reads
+    the checkpoint without converting its names (huggingface/transformers issue 48805).
     """
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
