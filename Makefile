@@ -9,6 +9,7 @@ GO      ?= go
 VENV    := .venv
 PY      := $(VENV)/bin/python
 TOOLS   := $(CURDIR)/.tools
+RUFF    := $(VENV)/bin/ruff --config bindings/python/pyproject.toml
 STAMPS  := $(TOOLS)/stamps
 LOGS    := $(TOOLS)/logs
 
@@ -67,8 +68,8 @@ fuzz: build ## every fuzz target for FUZZ_SECONDS (60) each
 format: setup ## format Go, C and Python
 	$(TOOLS)/bin/gofumpt -w capi core cuda experts router
 	$(VENV)/bin/clang-format -i $(C_SOURCES)
-	$(VENV)/bin/ruff format -q bindings/python bench
-	$(VENV)/bin/ruff check -q --fix bindings/python bench
+	$(RUFF) format -q bindings/python bench
+	$(RUFF) check -q --fix bindings/python bench
 
 clean: ## remove what build made
 	rm -rf build
@@ -88,7 +89,7 @@ C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' | grep -v -e zz_generated_ 
 check-format: setup ## formatting of Go, C and Python
 	@test -z "$$($(TOOLS)/bin/gofumpt -l capi core cuda experts router | tee /dev/stderr)" || { echo 'run make format' >&2; exit 1; }
 	@$(VENV)/bin/clang-format --dry-run -Werror $(C_SOURCES)
-	@$(VENV)/bin/ruff format -q --check bindings/python bench
+	@$(RUFF) format -q --check bindings/python bench
 	@$(PY) bench/tables.py --check
 
 check-go: setup build ## go vet, staticcheck, generated files
@@ -97,7 +98,7 @@ check-go: setup build ## go vet, staticcheck, generated files
 	$(TOOLS)/bin/staticcheck ./...
 
 check-python: setup build ## ruff and mypy
-	$(VENV)/bin/ruff check bindings/python bench
+	$(RUFF) check bindings/python bench
 	$(VENV)/bin/mypy --config-file bindings/python/pyproject.toml bindings/python/src
 
 check-race: build ## Go tests under the race detector

@@ -26,7 +26,15 @@ def layer_table(data: dict[str, Any]) -> list[str]:
         f"**Layer, CPU** ({data['environment']['machine']['processor']}, {data['threads']} threads, torch "
         f"{data['environment']['versions']['torch']}). Times faster than Hugging Face's `grouped_mm`, its default; above 1 is a win.",
         "",
-        row("H, I, E, k", "T", "f32 forward", "f32 forward+backward", "of dense GEMM rate", "bf16 forward", "bf16 f+b"),
+        row(
+            "H, I, E, k",
+            "T",
+            "f32 forward",
+            "f32 forward+backward",
+            "of dense GEMM rate",
+            "bf16 forward",
+            "bf16 f+b",
+        ),
         row(*["---"] * 7),
     ]
     cells: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
@@ -71,7 +79,10 @@ def overhead_table(data: dict[str, Any]) -> list[str]:
         row("---", "---"),
         *([row("C call into Go", f"{c['into_go_ns']:.0f} ns")] if c else []),
         row("ctypes call", f"{data['ctypes_call_seconds']['median'] * micro:.1f} us"),
-        row("torch operator, smallest layer", f"{data['torch_operator_seconds']['median'] * micro:.1f} us"),
+        row(
+            "torch operator, smallest layer",
+            f"{data['torch_operator_seconds']['median'] * micro:.1f} us",
+        ),
         row("`import genesis_moe`", f"{data['import_seconds']['median'] * 1e3:.0f} ms"),
         row("library", f"{data['library_bytes'] / 2**20:.1f} MiB"),
         "",
@@ -83,7 +94,11 @@ def compare_table() -> list[str]:
     path = BENCH / "compare" / "table.md"
     if not path.exists():
         return []
-    return ["**Comparison** of routers trained on real text; see [bench/compare](bench/compare/README.md).", "", path.read_text().strip()]
+    return [
+        "**Comparison** of routers trained on real text; see [bench/compare](bench/compare/README.md).",
+        "",
+        path.read_text().strip(),
+    ]
 
 
 def results() -> str:
@@ -99,7 +114,10 @@ def results() -> str:
 
 def updated(text: str) -> str:
     return re.sub(
-        r"(<!-- results:.*?-->\n).*?(<!-- /results -->)", lambda m: m[1] + results() + "\n" + m[2], text, flags=re.S
+        r"(<!-- results:.*?-->\n).*?(<!-- /results -->)",
+        lambda m: m[1] + results() + "\n" + m[2],
+        text,
+        flags=re.S,
     )
 
 
@@ -107,7 +125,10 @@ def main() -> int:
     text = README.read_text()
     if "--check" in sys.argv:
         if updated(text) != text:
-            print("README.md's results are not those of bench/: run `make tables`", file=sys.stderr)
+            print(
+                "README.md's results are not those of bench/: run `make tables`",
+                file=sys.stderr,
+            )
             return 1
         return 0
     README.write_text(updated(text))

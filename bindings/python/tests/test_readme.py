@@ -36,19 +36,8 @@ def test_c(tmp_path: Path) -> None:
     (tmp_path / "layer.c").write_text(programs("c")[0])
     program = str(tmp_path / "layer")
     library = ROOT / "build" / "libgenesis_moe.so"
-    run(
-        [
-            "cc",
-            "-std=c99",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            f"-I{ROOT}/include",
-            str(tmp_path / "layer.c"),
-            str(library),
-        ]
-        + [f"-Wl,-rpath,{ROOT}/build", "-o", program]
-    )
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/include", f"-Wl,-rpath,{ROOT}/build"]
+    run(["cc", *flags, str(tmp_path / "layer.c"), str(library), "-o", program])
     # silu(1) * 2 = 1.4621 for both outputs of token 0; -silu(6) * 8 = -47.8813 for token 1.
     assert run([program]).split() == ["1.4621", "1.4621", "-47.8813", "-47.8813"]
 

@@ -69,7 +69,7 @@ def test_errors_are_of_their_thread() -> None:
                 case.x, case.index, case.weights[:, : i % 2], case.gate_up_proj, case.down_proj
             )
         except gm.InvalidArgumentError as error:
-            return f"[5 {i % 2}]" in str(error)
+            return f"[5, {i % 2}]" in str(error)
         return False
 
     with ThreadPoolExecutor(8) as pool:

@@ -61,7 +61,7 @@ class Case:
     hidden_states: Tensor
     top_k_index: Tensor
     top_k_weights: Tensor
-    experts: torch.nn.Module
+    experts: Any  # a Hugging Face experts module: gate_up_proj [E, 2I, H], down_proj [E, H, I]
     grad_output: Tensor
 
     def leaves(self) -> list[Tensor]:
@@ -107,7 +107,8 @@ def runner(name: str, case: Case) -> Callable[[], Tensor]:
 
     def run() -> Tensor:
         case.experts.config._experts_implementation = name
-        return case.experts(case.hidden_states, case.top_k_index, case.top_k_weights)
+        output: Tensor = case.experts(case.hidden_states, case.top_k_index, case.top_k_weights)
+        return output
 
     return run
 
@@ -119,8 +120,9 @@ def dense_runner(case: Case) -> Callable[[], Tensor]:
     gate_up, down = case.experts.gate_up_proj[0].detach(), case.experts.down_proj[0].detach()
 
     def run() -> Tensor:
-        z = x @ gate_up.T
-        return z[:, : case.shape.intermediate_size] @ down.T
+        z: Tensor = x @ gate_up.T
+        y: Tensor = z[:, : case.shape.intermediate_size] @ down.T
+        return y
 
     return run
 
@@ -146,7 +148,9 @@ def compare_outputs(case: Case, names: list[str]) -> dict[str, float]:
     limit = TOLERANCE[str(case.hidden_states.dtype).removeprefix("torch.")]
     for name, value in worst.items():
         if not value <= limit:
-            raise AssertionError(f"{case.shape}: outputs of {names[0]} and {name} differ by {value:.2e} > {limit:.0e}")
+            raise AssertionError(
+                f"{case.shape}: outputs of {names[0]} and {name} differ by {value:.2e} > {limit:.0e}"
+            )
     return worst
 
 
@@ -196,9 +200,9 @@ def measure(shape: Shape, tokens: int, dtype_name: str, rounds: int) -> list[dic
 
         return call
 
-    def forward_backward(name: str) -> Callable[[], None]:
+    def forward_backward(name: str) -> Callable[[], Any]:
         run = runner(name, case)
-        return lambda: torch.autograd.grad(run(), case.leaves(), case.grad_output) and None
+        return lambda: torch.autograd.grad(run(), case.leaves(), case.grad_output)
 
     records = []
     for passes, make in (("forward", forward_only), ("forward+backward", forward_backward)):
@@ -228,14 +232,21 @@ def measure(shape: Shape, tokens: int, dtype_name: str, rounds: int) -> list[dic
     return records
 
 
-def measure_memory(shape: Shape, tokens: int, names: tuple[str, ...] = ("genesis_moe", "grouped_mm")) -> dict[str, Any]:
+def measure_memory(
+    shape: Shape, tokens: int, names: tuple[str, ...] = ("genesis_moe", "grouped_mm")
+) -> dict[str, Any]:
     """Peak resident memory that forward+backward adds, beside what must be there: the input, the saved
     pre-activation and the gradients."""
     case = make_case(shape, tokens, torch.float32)
     rows = tokens * shape.top_k
     necessary = 4 * (tokens * shape.hidden_size + rows * 2 * shape.intermediate_size)
     necessary += 4 * sum(leaf.numel() for leaf in case.leaves())
-    result: dict[str, Any] = {"shape": asdict(shape), "tokens": tokens, "necessary_bytes": necessary, "extra_bytes": {}}
+    result: dict[str, Any] = {
+        "shape": asdict(shape),
+        "tokens": tokens,
+        "necessary_bytes": necessary,
+        "extra_bytes": {},
+    }
     for name in names:
         run = runner(name, case)
         warm = torch.autograd.grad(run(), case.leaves(), case.grad_output)
@@ -283,11 +294,16 @@ def measure_router(shape: Shape, tokens: int, rounds: int) -> dict[str, Any]:
         def layer_backward() -> None:
             torch.autograd.grad(experts(), case.leaves(), case.grad_output)
 
-        for passes, pair in (("forward", (route, layer)), ("forward+backward", (route_backward, layer_backward))):
+        for passes, pair in (
+            ("forward", (route, layer)),
+            ("forward+backward", (route_backward, layer_backward)),
+        ):
             times = in_turn({"router": pair[0], "experts": pair[1]}, rounds)
             shares = [r / (r + e) for r, e in zip(times["router"], times["experts"], strict=True)]
             result["share"].setdefault(mode, {})[passes] = statistics.median(shares)
-            result["seconds"].setdefault(mode, {})[passes] = {k: statistics.median(v) for k, v in times.items()}
+            result["seconds"].setdefault(mode, {})[passes] = {
+                k: statistics.median(v) for k, v in times.items()
+            }
     return result
 
 
@@ -342,7 +358,11 @@ def run(args: argparse.Namespace) -> int:
         "summary": summarise(records),
         "memory": [measure_memory(s, 512 if args.quick else 2048) for s in shapes],
         "router": measure_router(SHAPES[1], 512 if args.quick else 2048, 3 if args.quick else 7),
-        "not_run": ["GPU tier: no GPU on this machine", "eager beyond 512 tokens", "batched_mm beyond 16 tokens"],
+        "not_run": [
+            "GPU tier: no GPU on this machine",
+            "eager beyond 512 tokens",
+            "batched_mm beyond 16 tokens",
+        ],
     }
     path = Path(args.out) / ("cpu-quick.json" if args.quick else "cpu.json")
     write_json(path, result)

@@ -39,8 +39,11 @@ def c_call(library: Path, source: Path) -> dict[str, float] | None:
         command = ["cc", "-O2", "-std=c99", f"-I{include}", str(source), str(library), "-o", str(program)]
         subprocess.run(command, check=True)
         environment_ = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
-        output = subprocess.run([program], check=True, capture_output=True, text=True, env=environment_).stdout
-    return json.loads(output)
+        output = subprocess.run(
+            [program], check=True, capture_output=True, text=True, env=environment_
+        ).stdout
+    nanoseconds: dict[str, float] = json.loads(output)
+    return nanoseconds
 
 
 def import_seconds(statement: str, repeats: int = 9) -> dict[str, float]:
