@@ -9,7 +9,7 @@ GO      ?= go
 VENV    := .venv
 PY      := $(VENV)/bin/python
 TOOLS   := $(CURDIR)/.tools
-RUFF    := $(VENV)/bin/ruff --config bindings/python/pyproject.toml
+RUFF    := $(VENV)/bin/ruff
 STAMPS  := $(TOOLS)/stamps
 LOGS    := $(TOOLS)/logs
 
