@@ -24,7 +24,8 @@ def row(*cells: object) -> str:
 def layer_table(data: dict[str, Any]) -> list[str]:
     lines = [
         f"**Layer, CPU** ({data['environment']['machine']['processor']}, {data['threads']} threads, torch "
-        f"{data['environment']['versions']['torch']}). Times faster than Hugging Face's `grouped_mm`, its default; above 1 is a win.",
+        f"{data['environment']['versions']['torch']}). Times faster than "
+        "Hugging Face's `grouped_mm`, its default; above 1 is a win.",
         "",
         row(
             "H, I, E, k",

@@ -65,11 +65,11 @@ func (c trial) uniform() (*core.ExpertsForwardArgs, *core.ExpertsBackwardArgs) {
 	index, weights := core.FromSlice(c.route(r), t, k), numbers(t, k)
 	gateUp, down, z := numbers(e, 2*i, h), numbers(e, h, i), numbers(t*k, 2*i)
 	return &core.ExpertsForwardArgs{
-			Options: c.options, HiddenStates: x, TopKIndex: index, TopKWeights: weights,
-			GateUpProj: gateUp, DownProj: down, Output: numbers(t, h), PreActivation: z,
-		}, &core.ExpertsBackwardArgs{
-			Options: c.options, GradOutput: dy, HiddenStates: x, TopKIndex: index, TopKWeights: weights,
-			GateUpProj: gateUp, DownProj: down, PreActivation: z, GradHiddenStates: numbers(t, h),
-			GradTopKWeights: numbers(t, k), GradGateUpProj: numbers(e, 2*i, h), GradDownProj: numbers(e, h, i),
-		}
+		Options: c.options, HiddenStates: x, TopKIndex: index, TopKWeights: weights,
+		GateUpProj: gateUp, DownProj: down, Output: numbers(t, h), PreActivation: z,
+	}, &core.ExpertsBackwardArgs{
+		Options: c.options, GradOutput: dy, HiddenStates: x, TopKIndex: index, TopKWeights: weights,
+		GateUpProj: gateUp, DownProj: down, PreActivation: z, GradHiddenStates: numbers(t, h),
+		GradTopKWeights: numbers(t, k), GradGateUpProj: numbers(e, 2*i, h), GradDownProj: numbers(e, h, i),
+	}
 }

@@ -145,13 +145,19 @@ func checkForward(a *core.RouterForwardArgs, device core.Device) (shapes, error)
 		return s, core.Invalidf("price_out", "is given, want NULL: only the hamiltonian mode with solver batch finds prices")
 	}
 	outputs := [...]core.Argument{
-		{Name: "top_k_index", Tensor: a.TopKIndex}, {Name: "top_k_weights", Tensor: a.TopKWeights},
-		{Name: "logits", Tensor: a.Logits}, {Name: "counts", Tensor: a.Counts}, {Name: "price_out", Tensor: a.PriceOut},
+		{Name: "top_k_index", Tensor: a.TopKIndex},
+		{Name: "top_k_weights", Tensor: a.TopKWeights},
+		{Name: "logits", Tensor: a.Logits},
+		{Name: "counts", Tensor: a.Counts},
+		{Name: "price_out", Tensor: a.PriceOut},
 	}
 	read := [...]core.Argument{
-		{Name: "hidden_states", Tensor: a.HiddenStates}, {Name: "projection", Tensor: a.Projection},
-		{Name: "centroids", Tensor: a.Centroids}, {Name: "bias", Tensor: a.Bias},
-		{Name: "price", Tensor: usedPrice(o, a.Price)}, {Name: "temperature", Tensor: usedTemperature(o, a.Temperature)},
+		{Name: "hidden_states", Tensor: a.HiddenStates},
+		{Name: "projection", Tensor: a.Projection},
+		{Name: "centroids", Tensor: a.Centroids},
+		{Name: "bias", Tensor: a.Bias},
+		{Name: "price", Tensor: usedPrice(o, a.Price)},
+		{Name: "temperature", Tensor: usedTemperature(o, a.Temperature)},
 		{Name: "gap", Tensor: usedGap(o, a.Gap)},
 	}
 	return s, core.CheckOutputs(outputs[:], read[:])
@@ -238,10 +244,14 @@ func checkBackward(a *core.RouterBackwardArgs, device core.Device) (shapes, erro
 		}
 	}
 	read := [...]core.Argument{
-		{Name: "hidden_states", Tensor: a.HiddenStates}, {Name: "projection", Tensor: a.Projection},
-		{Name: "centroids", Tensor: a.Centroids}, {Name: "bias", Tensor: a.Bias},
-		{Name: "temperature", Tensor: usedTemperature(o, a.Temperature)}, {Name: "logits", Tensor: a.Logits},
-		{Name: "top_k_index", Tensor: a.TopKIndex}, {Name: "grad_top_k_weights", Tensor: a.GradTopKWeights},
+		{Name: "hidden_states", Tensor: a.HiddenStates},
+		{Name: "projection", Tensor: a.Projection},
+		{Name: "centroids", Tensor: a.Centroids},
+		{Name: "bias", Tensor: a.Bias},
+		{Name: "temperature", Tensor: usedTemperature(o, a.Temperature)},
+		{Name: "logits", Tensor: a.Logits},
+		{Name: "top_k_index", Tensor: a.TopKIndex},
+		{Name: "grad_top_k_weights", Tensor: a.GradTopKWeights},
 		{Name: "grad_logits", Tensor: a.GradLogits},
 	}
 	return s, core.CheckOutputs(outputs[:], read[:])

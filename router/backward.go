@@ -128,6 +128,7 @@ func convert[F blas.Float](x []float64) []F {
 func (g *gradients[F]) wantsTokens() bool {
 	return g.GradHiddenStates != nil || g.GradProjection != nil
 }
+
 func (g *gradients[F]) wantsZ() bool {
 	return g.GradCentroids != nil || g.cosine && g.wantsTokens()
 }

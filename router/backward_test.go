@@ -75,8 +75,11 @@ func TestBackwardIsTheSlopeOfTheReference(t *testing.T) {
 			name        string
 			input, grad *core.Tensor
 		}{
-			{"hidden_states", c.HiddenStates, b.GradHiddenStates}, {"projection", c.Projection, b.GradProjection},
-			{"centroids", c.Centroids, b.GradCentroids}, {"bias", c.Bias, b.GradBias}, {"temperature", c.Temperature, b.GradTemperature},
+			{"hidden_states", c.HiddenStates, b.GradHiddenStates},
+			{"projection", c.Projection, b.GradProjection},
+			{"centroids", c.Centroids, b.GradCentroids},
+			{"bias", c.Bias, b.GradBias},
+			{"temperature", c.Temperature, b.GradTemperature},
 		} {
 			if pair.input == nil {
 				continue
@@ -159,8 +162,10 @@ func TestBackwardInFloat32AndBFloat16(t *testing.T) {
 			name      string
 			got, want *core.Tensor
 		}{
-			{"hidden_states", b.GradHiddenStates, want.GradHiddenStates}, {"projection", b.GradProjection, want.GradProjection},
-			{"centroids", b.GradCentroids, want.GradCentroids}, {"bias", b.GradBias, want.GradBias},
+			{"hidden_states", b.GradHiddenStates, want.GradHiddenStates},
+			{"projection", b.GradProjection, want.GradProjection},
+			{"centroids", b.GradCentroids, want.GradCentroids},
+			{"bias", b.GradBias, want.GradBias},
 			{"temperature", b.GradTemperature, want.GradTemperature},
 		} {
 			if pair.got == nil {

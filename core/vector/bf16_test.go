@@ -57,8 +57,10 @@ func nearestBF16(x float32) core.BF16 {
 
 func TestToBF16RoundsToNearestEven(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	x := []float32{0, float32(math.Copysign(0, -1)), 1, math.MaxFloat32, -math.MaxFloat32, float32(math.Inf(1)), float32(math.Inf(-1)),
-		math.SmallestNonzeroFloat32, math.Float32frombits(0x7f800001), math.Float32frombits(0xff800001), math.Float32frombits(0x7fffffff)}
+	x := []float32{
+		0, float32(math.Copysign(0, -1)), 1, math.MaxFloat32, -math.MaxFloat32, float32(math.Inf(1)), float32(math.Inf(-1)),
+		math.SmallestNonzeroFloat32, math.Float32frombits(0x7f800001), math.Float32frombits(0xff800001), math.Float32frombits(0x7fffffff),
+	}
 	for range 1 << 16 {
 		high := r.Uint32() << 16
 		x = append(x, math.Float32frombits(high|0x8000), math.Float32frombits(high|0x7fff), math.Float32frombits(high|0x8001), math.Float32frombits(r.Uint32()))
