@@ -92,14 +92,11 @@ def overhead_table(data: dict[str, Any]) -> list[str]:
 
 
 def compare_table() -> list[str]:
-    path = BENCH / "compare" / "table.md"
-    if not path.exists():
+    text = (BENCH / "compare" / "README.md").read_text()
+    table = text.split("<!-- table: generated from compare.json -->")[1].split("<!-- end of table -->")[0].strip()
+    if not table:
         return []
-    return [
-        "**Comparison** of routers trained on real text; see [bench/compare](bench/compare/README.md).",
-        "",
-        path.read_text().strip(),
-    ]
+    return ["**Comparison** of routers trained on real text: [bench/compare](bench/compare/README.md).", "", table]
 
 
 def results() -> str:
