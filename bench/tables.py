@@ -93,10 +93,16 @@ def overhead_table(data: dict[str, Any]) -> list[str]:
 
 def compare_table() -> list[str]:
     text = (BENCH / "compare" / "README.md").read_text()
-    table = text.split("<!-- table: generated from compare.json -->")[1].split("<!-- end of table -->")[0].strip()
+    table = (
+        text.split("<!-- table: generated from compare.json -->")[1].split("<!-- end of table -->")[0].strip()
+    )
     if not table:
         return []
-    return ["**Comparison** of routers trained on real text: [bench/compare](bench/compare/README.md).", "", table]
+    return [
+        "**Comparison** of routers trained on real text: [bench/compare](bench/compare/README.md).",
+        "",
+        table,
+    ]
 
 
 def results() -> str:
