@@ -7,6 +7,7 @@ func (l *backward[S, F]) plot() {
 		l.remaining += l.totalCost(&l.units[i])
 		l.split = l.split || !l.units[i].ends
 	}
+	s.cost = l.remaining + l.cost(1, l.experts*(l.gateUp+l.intermediate)*l.hidden) // zeros may be all there is
 	l.tiles.gathered = l.slotRows * l.hidden
 	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj))
 	l.tiles.gradient = max(gradientTile[F](&l.gradGateUp), gradientTile[F](&l.gradDown))

@@ -77,6 +77,7 @@ func (l *forward[S, F]) plot() {
 	for i := range l.units {
 		remaining += l.activateCost(&l.units[i]) + l.projectCost(&l.units[i])
 	}
+	s.cost = remaining
 	activated, projected := s.newGates(len(l.units)), s.newGates(len(l.units))
 	combined := s.newGates(1)
 	l.tiles.gathered = l.slotRows * l.hidden

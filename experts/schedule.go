@@ -29,6 +29,7 @@ type gate int32
 type schedule struct {
 	steps []step
 	gates []int32 // steps still to end
+	cost  float64 // nanoseconds that all steps take one thread, about
 
 	mutex   sync.Mutex
 	changed sync.Cond
@@ -56,8 +57,15 @@ func (s *schedule) add(next step) {
 	s.steps = append(s.steps, next)
 }
 
-// run does all steps on the engine's threads.
+// run does all steps on the engine's threads; on the caller's alone when waking others
+// would take longer than the work.
 func (s *schedule) run(e *core.Engine, do func(worker int, s *step)) {
+	if s.cost < shortestStep {
+		for i := range s.steps {
+			do(0, &s.steps[i])
+		}
+		return
+	}
 	e.Parallel(len(s.steps), func(worker, task int) {
 		ended := false
 		defer func() {
