@@ -23,7 +23,7 @@ BLAS_DIR     = $(shell ls -d $(VENV)/lib/python3*/site-packages/scipy_openblas32
 CUDA_HEADERS := $(TOOLS)/cuda/nvidia/cuda_runtime/include
 
 LIBRARY := build/libgenesis_moe.so
-PYTEST_FLAGS ?= -q
+PYTEST_FLAGS ?=
 
 # Runs $(2) quietly, its output going to a log that is shown when it fails.
 define quietly
