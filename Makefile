@@ -105,7 +105,7 @@ check-race: build ## Go tests under the race detector
 	$(GO) test -race -short -timeout 20m ./core/... ./router/... ./experts/...
 
 check-abi: build ## what the library exports, needs and weighs
-	$(GO) test -count=1 -run 'ABI|Gate' -v ./capi/...
+	$(GO) test -count=1 -run 'ABI|Gate' -v ./capi
 
 requirements: ## pin requirements.in anew
 	$(VENV)/bin/uv pip compile -q --upgrade --no-header --no-annotate requirements.in -o requirements.txt
