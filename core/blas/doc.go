@@ -6,8 +6,8 @@
 //  1. the environment variable GENESIS_MOE_BLAS: the path of a shared library, a
 //     name for the dynamic loader, or "gonum" for the pure-Go fallback. If it is
 //     set and does not work, that is an error and nothing else is tried;
-//  2. the MKL inside torch, if the process has loaded torch: it is the fastest that
-//     was measured, and no other needs to be loaded;
+//  2. the MKL inside torch, if the process has loaded torch: no other needs to
+//     be loaded, and RATIONALE.md says what is known of its speed;
 //  3. a library that lies beside ours: in the directory of the shared object, or of
 //     the program, that this package is part of (see [BundledDir]);
 //  4. OpenBLAS, MKL or BLIS of the system, by the loader's usual names;
