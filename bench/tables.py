@@ -64,8 +64,8 @@ def layer_table(data: dict[str, Any]) -> list[str]:
     shares = ", ".join(f"{mode} {s['forward+backward']:.1%}" for mode, s in data["router"]["share"].items())
     lines += [
         "",
-        f"Memory that forward+backward adds, relative to what must be there (x, z, gradients): {memory}; each "
-        "counts all scratch that the engine holds, the largest case's included. "
+        f"Memory that forward+backward adds, relative to what must be there (x, z, gradients): {memory}, with the "
+        "scratch that the engine keeps. "
         f"Router's share of the layer at T=2048, E=64, forward+backward: {shares}. Raw: `bench/layer/cpu.json`.",
     ]
     return lines

@@ -8,7 +8,7 @@ import (
 
 // Each program checks one side of the contract; its first comment says which.
 func TestPrograms(t *testing.T) {
-	for _, name := range []string{"errors", "handles", "fork", "threads", "signals"} {
+	for _, name := range []string{"errors", "handles", "fork", "threads", "signals", "monitor"} {
 		t.Run(name, func(t *testing.T) {
 			require.Empty(t, run(t, nil, compile(t, "testdata/"+name+".c", library(t))))
 		})

@@ -15,7 +15,7 @@ BLAS_DIR     ?= $(wildcard .venv/lib/python3*/site-packages/scipy_openblas32/lib
 
 BUILD_DIR    := $(patsubst %/,%,$(dir $(LIBRARY)))
 HAS_CUDA      = $(wildcard $(CUDA_HEADERS)/cuda.h)
-LIBRARY_TAGS  = $(if $(HAS_CUDA),gmoe_cuda) $(EXTRA_TAGS)
+LIBRARY_TAGS  = $(if $(HAS_CUDA),gmoe_cuda gmoe_kernels) $(EXTRA_TAGS)
 
 # gorgonia.org/cu links with -lcuda. An empty linker script answers for it on machines
 # without a driver; the functions themselves are those of cuda/internal/delayload, so
@@ -31,15 +31,18 @@ export CGO_CFLAGS   = -O2 -g -Wno-deprecated-declarations -DGMOE_HEADERS_SUM=$(H
 export CGO_LDFLAGS  = -O2 -g -L$(LINK_DIR)
 
 LIBRARY_SOURCES := $(shell find capi core router experts cuda include -name testdata -prune -o \
-                     \( -name '*.go' ! -name '*_test.go' -o -name '*.[chsS]' -o -name '*.map' \) -print) \
+                     \( -name '*.go' ! -name '*_test.go' -o -name '*.[chsS]' -o -name '*.map' -o -path '*/page/*' \) -print) \
                    go.mod go.sum capi/build.mk
 STRIP           ?= -s -w
 LIBRARY_LDFLAGS := $(STRIP) -extldflags "-Wl,-soname,libgenesis_moe.so.0 \
                      -Wl,--version-script=$(CURDIR)/capi/exports.map -Wl,-z,now -Wl,--as-needed"
 
+.DEFAULT_GOAL := $(LIBRARY)
+include cuda/build.mk # the kernels: FATBIN and OVERLAY
+
 # The new file replaces the old one in one step: a process may be running the old one.
-$(LIBRARY): $(LIBRARY_SOURCES) $(BUILD_DIR)/.tags | $(LINK_DIR)/libcuda.so
-	$(GO) build -trimpath -buildmode=c-shared -tags '$(strip $(LIBRARY_TAGS))' -ldflags '$(LIBRARY_LDFLAGS)' -o $@.new ./capi
+$(LIBRARY): $(LIBRARY_SOURCES) $(BUILD_DIR)/.tags $(FATBIN) | $(LINK_DIR)/libcuda.so
+	$(GO) build -trimpath -overlay $(OVERLAY) -buildmode=c-shared -tags '$(strip $(LIBRARY_TAGS))' -ldflags '$(LIBRARY_LDFLAGS)' -o $@.new ./capi
 	@mv $@.new $@ && rm -f $@.h && ln -sf $(notdir $@) $@.0
 	@$(if $(BLAS_DIR),cp $(BLAS_DIR)/*.so* $(BUILD_DIR))
 
@@ -51,8 +54,6 @@ $(LINK_DIR)/libcuda.so:
 $(BUILD_DIR)/.tags: FORCE
 	@mkdir -p $(BUILD_DIR)
 	@echo '$(LIBRARY_TAGS)' | cmp -s - $@ || echo '$(LIBRARY_TAGS)' >$@
-FORCE:
-.PHONY: FORCE
 
 # The C programs under valgrind, with a library whose Go runtime tells valgrind about
 # Go's memory (build tag valgrind, about a minute to build). Leaks are not asked for: they

@@ -27,18 +27,23 @@ func goDoctor(buffer unsafe.Pointer, capacity C.size_t, needed *C.size_t, messag
 		if err != nil {
 			return err
 		}
-		size := C.size_t(len(text) + 1)
-		if needed != nil {
-			*needed = size
-		}
-		if capacity > 0 {
-			cut(unsafe.Slice((*byte)(buffer), min(capacity, size)), string(text))
-		}
-		if buffer != nil && capacity < size {
-			return core.Invalidf("capacity", "%d, want at least %d", capacity, size)
-		}
-		return nil
+		return give(string(text), buffer, capacity, needed)
 	})
+}
+
+// give writes a text to a buffer of the caller, as far as it fits, and says how much it needs.
+func give(text string, buffer unsafe.Pointer, capacity C.size_t, needed *C.size_t) error {
+	size := C.size_t(len(text) + 1)
+	if needed != nil {
+		*needed = size
+	}
+	if capacity > 0 {
+		cut(unsafe.Slice((*byte)(buffer), min(capacity, size)), text)
+	}
+	if buffer != nil && capacity < size {
+		return core.Invalidf("capacity", "%d, want at least %d", capacity, size)
+	}
+	return nil
 }
 
 // report is the doctor's report: what was found on this machine, and where.

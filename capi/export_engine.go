@@ -1,6 +1,7 @@
 package main
 
 /*
+#include <stddef.h>
 #include <stdint.h>
 #include "shim.h"
 */
@@ -74,5 +75,33 @@ func goEngineCounters(h C.uintptr_t, out unsafe.Pointer, message *C.char) C.int3
 			return err
 		}
 		return abi.EncodeCounters(out, &e.Counters)
+	})
+}
+
+//export goEngineExpertWork
+func goEngineExpertWork(h C.uintptr_t, layer C.int32_t, out *C.uint64_t, capacity C.size_t, experts *C.size_t, message *C.char) C.int32_t {
+	return enter(message, func() error {
+		e, err := engine(h)
+		if err != nil {
+			return err
+		}
+		if layer < 1 || layer > core.MaxLayer {
+			return core.Invalidf("layer", "%d, want 1 to %d", layer, core.MaxLayer)
+		}
+		work := e.Ledger.Layer(int32(layer))
+		if experts != nil {
+			*experts = C.size_t(len(work))
+		}
+		if out == nil {
+			return nil
+		}
+		if capacity < C.size_t(len(work)) {
+			return core.Invalidf("capacity", "%d, want at least %d, the experts of layer %d", capacity, len(work), layer)
+		}
+		to := unsafe.Slice(out, 3*len(work))
+		for i, w := range work {
+			to[3*i], to[3*i+1], to[3*i+2] = C.uint64_t(w.Rows), C.uint64_t(w.FLOPs), C.uint64_t(w.Bytes)
+		}
+		return nil
 	})
 }

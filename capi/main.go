@@ -29,7 +29,11 @@ func main() {} // Needed by the build mode, never called.
 // left an export would abort the host's process.
 func enter(message *C.char, call func() error) (status C.int32_t) {
 	defer func() {
-		if cause := recover(); cause != nil {
+		switch cause := recover().(type) {
+		case nil:
+		case *core.Error: // such as scratch memory that the system refuses
+			status = fail(message, cause)
+		default:
 			status = fail(message, core.Errorf(core.Internal, "internal error: %v, at %s; please report it", cause, panicSite()))
 		}
 	}()

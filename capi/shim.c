@@ -136,6 +136,16 @@ GMOE_PUBLIC gmoe_status gmoe_engine_counters(gmoe_engine *engine, gmoe_counters 
   return goEngineCounters((uintptr_t)engine, out, message());
 }
 
+GMOE_PUBLIC gmoe_status gmoe_engine_expert_work(gmoe_engine *engine, int32_t layer, uint64_t *out, size_t capacity,
+                                                size_t *experts) {
+  CHECK_FORK();
+  CHECK_ADDRESS(out);
+  CHECK_ADDRESS(experts);
+  if (out == NULL && capacity != 0)
+    return refuse(GMOE_INVALID_ARGUMENT, "out: is NULL, want room for %zu experts or capacity 0", capacity);
+  return goEngineExpertWork((uintptr_t)engine, layer, out, capacity, experts, message());
+}
+
 GMOE_PUBLIC gmoe_status gmoe_router_forward(gmoe_engine *engine, const gmoe_router_forward_args *args) {
   CHECK_FORK();
   CHECK_REQUIRED(args);
@@ -172,4 +182,142 @@ GMOE_PUBLIC gmoe_status gmoe_experts_backward(gmoe_engine *engine, const gmoe_ex
   CHECK_FORK();
   CHECK_REQUIRED(args);
   return goExpertsBackward((uintptr_t)engine, (void *)args, message());
+}
+
+/* The operations' _workspace_size functions differ in nothing but their names. */
+#define WORKSPACE_SIZE(operation, Operation)                                                                          \
+  GMOE_PUBLIC gmoe_status gmoe_##operation##_workspace_size(gmoe_engine *engine, const gmoe_##operation##_args *args, \
+                                                            uint64_t *out) {                                          \
+    CHECK_FORK();                                                                                                     \
+    CHECK_REQUIRED(args);                                                                                             \
+    CHECK_REQUIRED(out);                                                                                              \
+    return go##Operation##Workspace((uintptr_t)engine, (void *)args, out, message());                                 \
+  }
+WORKSPACE_SIZE(router_forward, RouterForward)
+WORKSPACE_SIZE(router_backward, RouterBackward)
+WORKSPACE_SIZE(router_update, RouterUpdate)
+WORKSPACE_SIZE(router_report, RouterReport)
+WORKSPACE_SIZE(experts_forward, ExpertsForward)
+WORKSPACE_SIZE(experts_backward, ExpertsBackward)
+
+GMOE_PUBLIC gmoe_status gmoe_meter_create(const gmoe_meter_options *options, gmoe_meter **out) {
+  CHECK_FORK();
+  CHECK_ADDRESS(options);
+  CHECK_REQUIRED(out);
+  return goMeterCreate((void *)options, (uintptr_t *)out, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_meter_destroy(gmoe_meter *meter) {
+  CHECK_FORK();
+  if (meter == NULL) return GMOE_OK;
+  return goMeterDestroy((uintptr_t)meter, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_meter_begin(gmoe_meter *meter, const char *name) {
+  CHECK_FORK();
+  CHECK_REQUIRED(name);
+  return goMeterBegin((uintptr_t)meter, (char *)name, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_meter_end(gmoe_meter *meter, const char *name, double wait_seconds,
+                                       gmoe_meter_reading *out) {
+  CHECK_FORK();
+  CHECK_REQUIRED(name);
+  CHECK_REQUIRED(out);
+  return goMeterEnd((uintptr_t)meter, (char *)name, wait_seconds, out, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_meter_describe(gmoe_meter *meter, char *buffer, size_t capacity, size_t *needed) {
+  CHECK_FORK();
+  CHECK_ADDRESS(buffer);
+  CHECK_ADDRESS(needed);
+  if (buffer == NULL && capacity != 0)
+    return refuse(GMOE_INVALID_ARGUMENT, "buffer: is NULL, want %zu bytes or capacity 0", capacity);
+  return goMeterDescribe((uintptr_t)meter, buffer, capacity, needed, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_recorder_create(const gmoe_recorder_options *options, gmoe_recorder **out) {
+  CHECK_FORK();
+  CHECK_REQUIRED(options);
+  CHECK_REQUIRED(out);
+  return goRecorderCreate((void *)options, (uintptr_t *)out, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_recorder_log(gmoe_recorder *recorder, const char *line) {
+  CHECK_FORK();
+  CHECK_REQUIRED(line);
+  return goRecorderLog((uintptr_t)recorder, (char *)line, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_recorder_mark(gmoe_recorder *recorder) {
+  CHECK_FORK();
+  return goRecorderMark((uintptr_t)recorder, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_recorder_flush(gmoe_recorder *recorder) {
+  CHECK_FORK();
+  return goRecorderFlush((uintptr_t)recorder, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_recorder_metrics(gmoe_recorder *recorder, char *buffer, size_t capacity, size_t *needed) {
+  CHECK_FORK();
+  CHECK_ADDRESS(buffer);
+  CHECK_ADDRESS(needed);
+  if (buffer == NULL && capacity != 0)
+    return refuse(GMOE_INVALID_ARGUMENT, "buffer: is NULL, want %zu bytes or capacity 0", capacity);
+  return goRecorderMetrics((uintptr_t)recorder, buffer, capacity, needed, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_recorder_destroy(gmoe_recorder *recorder) {
+  CHECK_FORK();
+  if (recorder == NULL) return GMOE_OK;
+  return goRecorderDestroy((uintptr_t)recorder, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_record_csv(const char *path, const char *csv_path) {
+  CHECK_FORK();
+  CHECK_REQUIRED(path);
+  CHECK_REQUIRED(csv_path);
+  return goRecordCSV((char *)path, (char *)csv_path, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_monitor_start(const gmoe_monitor_options *options, gmoe_monitor **out) {
+  CHECK_FORK();
+  CHECK_ADDRESS(options);
+  CHECK_REQUIRED(out);
+  return goMonitorStart((void *)options, (uintptr_t *)out, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_monitor_url(gmoe_monitor *monitor, char *buffer, size_t capacity, size_t *needed) {
+  CHECK_FORK();
+  CHECK_ADDRESS(buffer);
+  CHECK_ADDRESS(needed);
+  if (buffer == NULL && capacity != 0)
+    return refuse(GMOE_INVALID_ARGUMENT, "buffer: is NULL, want %zu bytes or capacity 0", capacity);
+  return goMonitorURL((uintptr_t)monitor, buffer, capacity, needed, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_monitor_log(gmoe_monitor *monitor, const char *line, size_t length) {
+  CHECK_FORK();
+  CHECK_REQUIRED(line);
+  return goMonitorLog((uintptr_t)monitor, (void *)line, length, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_monitor_attach(gmoe_monitor *monitor, gmoe_recorder *recorder) {
+  CHECK_FORK();
+  return goMonitorAttach((uintptr_t)monitor, (uintptr_t)recorder, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_monitor_open(gmoe_monitor *monitor, const char *path,
+                                          const gmoe_monitor_file_options *options) {
+  CHECK_FORK();
+  CHECK_REQUIRED(path);
+  CHECK_ADDRESS(options);
+  return goMonitorOpen((uintptr_t)monitor, (char *)path, (void *)options, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_monitor_stop(gmoe_monitor *monitor) {
+  CHECK_FORK();
+  if (monitor == NULL) return GMOE_OK;
+  return goMonitorStop((uintptr_t)monitor, message());
 }

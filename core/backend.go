@@ -20,14 +20,21 @@ type Backend interface {
 	Describe() map[string]any
 }
 
-// Session is an opened device of a [Backend].
+// Session is an opened device of a [Backend]. Each operation has a function that says how
+// many bytes of workspace the same arguments need.
 type Session interface {
 	RouterForward(*RouterForwardArgs) error
+	RouterForwardWorkspace(*RouterForwardArgs) (uint64, error)
 	RouterBackward(*RouterBackwardArgs) error
+	RouterBackwardWorkspace(*RouterBackwardArgs) (uint64, error)
 	RouterUpdate(*RouterUpdateArgs) error
+	RouterUpdateWorkspace(*RouterUpdateArgs) (uint64, error)
 	RouterReport(*RouterReportArgs) (RouterReport, error)
+	RouterReportWorkspace(*RouterReportArgs) (uint64, error)
 	ExpertsForward(*ExpertsForwardArgs) error
+	ExpertsForwardWorkspace(*ExpertsForwardArgs) (uint64, error)
 	ExpertsBackward(*ExpertsBackwardArgs) error
+	ExpertsBackwardWorkspace(*ExpertsBackwardArgs) (uint64, error)
 	Close() error
 }
 

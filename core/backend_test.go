@@ -38,6 +38,21 @@ func (s *countingSession) RouterReport(*RouterReportArgs) (RouterReport, error) 
 	s.calls++
 	return RouterReport{Energy: 1}, nil
 }
+
+func (s *countingSession) RouterForwardWorkspace(*RouterForwardArgs) (uint64, error) { return 1, nil }
+
+func (s *countingSession) RouterBackwardWorkspace(*RouterBackwardArgs) (uint64, error) { return 2, nil }
+
+func (s *countingSession) RouterUpdateWorkspace(*RouterUpdateArgs) (uint64, error) { return 3, nil }
+
+func (s *countingSession) RouterReportWorkspace(*RouterReportArgs) (uint64, error) { return 4, nil }
+
+func (s *countingSession) ExpertsForwardWorkspace(*ExpertsForwardArgs) (uint64, error) { return 5, nil }
+
+func (s *countingSession) ExpertsBackwardWorkspace(*ExpertsBackwardArgs) (uint64, error) {
+	return 6, nil
+}
+
 func (s *countingSession) Close() error { s.backend.open--; return nil }
 
 func TestBackends(t *testing.T) {

@@ -22,6 +22,7 @@ type Engine struct {
 	Device     Device
 	NumThreads int
 	Counters   Counters
+	Ledger     Ledger
 
 	session Session
 	scratch scratchPool

@@ -5,6 +5,13 @@ package core
 // process when it meets such a value where a pointer should be.
 type Stream uintptr
 
+// Workspace is the scratch memory that a caller lends to one call, on the device of its
+// tensors. The CPU needs none. Its address is a number: the host cannot read it.
+type Workspace struct {
+	Base uintptr
+	Size uint64 // bytes
+}
+
 // RouterMode says how scores become a routing.
 type RouterMode int32
 
@@ -72,7 +79,8 @@ type RouterForwardArgs struct {
 
 	TopKIndex, TopKWeights, Logits, Counts, PriceOut *Tensor
 
-	Stream Stream
+	Stream    Stream
+	Workspace Workspace
 }
 
 // RouterBackwardArgs are the arguments of a router's backward pass; see
@@ -85,7 +93,8 @@ type RouterBackwardArgs struct {
 
 	GradHiddenStates, GradProjection, GradCentroids, GradBias, GradTemperature *Tensor
 
-	Stream Stream
+	Stream    Stream
+	Workspace Workspace
 }
 
 // RouterUpdateArgs are the arguments of the step that moves prices and gap; see
@@ -100,7 +109,8 @@ type RouterUpdateArgs struct {
 
 	Price, Gap *Tensor
 
-	Stream Stream
+	Stream    Stream
+	Workspace Workspace
 }
 
 // RouterReportArgs are the inputs of a report; see gmoe_router_report_compute.
@@ -109,7 +119,8 @@ type RouterReportArgs struct {
 
 	Logits, TopKIndex, Price, PreviousIndex *Tensor
 
-	Stream Stream
+	Stream    Stream
+	Workspace Workspace
 }
 
 // RouterReport holds the terms of H and how a routing looks; see gmoe_router_report.
@@ -137,7 +148,11 @@ const (
 	Tanh          Activation = 7
 	Identity      Activation = 8
 	ClippedSwiGLU Activation = 9
+	ClippedSiLU   Activation = 10
 )
+
+// Clipped reports whether an activation is a function of gate and up together.
+func (a Activation) Clipped() bool { return a == ClippedSwiGLU || a == ClippedSiLU }
 
 // ExpertsOptions describes the experts' network. See genesis_moe.h.
 type ExpertsOptions struct {
@@ -146,6 +161,9 @@ type ExpertsOptions struct {
 	Interleaved bool
 	Alpha       float32
 	Limit       float32
+	// Layer, from 1 to MaxLayer, names the layer whose experts' work the engine's ledger counts; 0
+	// counts it in the engine's sums alone.
+	Layer int32
 }
 
 // DefaultExpertsOptions are those of GMOE_EXPERTS_OPTIONS_INIT: SwiGLU.
@@ -161,7 +179,8 @@ type ExpertsForwardArgs struct {
 	GateUpProj, GateUpBias, DownProj, DownBias *Tensor
 	Output, PreActivation                      *Tensor
 
-	Stream Stream
+	Stream    Stream
+	Workspace Workspace
 }
 
 // ExpertsBackwardArgs are the arguments of gmoe_experts_backward.
@@ -175,5 +194,6 @@ type ExpertsBackwardArgs struct {
 	GradGateUpProj, GradGateUpBias    *Tensor
 	GradDownProj, GradDownBias        *Tensor
 
-	Stream Stream
+	Stream    Stream
+	Workspace Workspace
 }

@@ -1,7 +1,7 @@
 // Package cuda is the backend for NVIDIA GPUs. Importing it registers it with core.
 //
-// This version reaches the driver and reports the devices; it has no kernels, so
-// opening a device is Unsupported.
+// session.go carries an operation out: the files of the router and of the experts say
+// which kernels to launch with which parameters, and cuda/driver launches them.
 package cuda
 
 import (
@@ -26,21 +26,18 @@ func (backend) DeviceCount() int {
 }
 
 func (backend) Open(id int32) (core.Session, error) {
-	n, err := driver.Count()
+	device, err := driver.Open(id)
 	if err != nil {
 		return nil, err
 	}
-	if id < 0 || int(id) >= n {
-		return nil, core.Errorf(core.NoDevice, "device_id: %d, want less than the %d CUDA devices found", id, n)
-	}
-	return nil, core.Errorf(core.Unsupported, "device_type: cuda, but this version of genesis-moe has no CUDA kernels yet; use the CPU")
+	return &session{device}, nil
 }
 
 func (backend) Describe() map[string]any {
-	devices, err := driver.Devices()
-	description := map[string]any{"driver": driver.Describe(), "devices": devices, "kernels": "none in this version"}
+	devices, err := driver.GPUs()
+	description := map[string]any{"driver": driver.Describe(), "devices": devices, "kernels": driver.Kernels()}
 	if err != nil {
-		description["devices"] = []driver.Device{}
+		description["devices"] = []driver.GPU{}
 		description["error"] = err.Error()
 	}
 	return description

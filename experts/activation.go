@@ -32,8 +32,8 @@ var (
 	geluTanhCube  = 0.044715
 )
 
-// functions are the activations by number, but for ClippedSwiGLU, which is no
-// function of the gate alone.
+// functions are the activations by number, but for the clipped ones, which are no
+// functions of the gate alone.
 var functions = [...]function{
 	core.SiLU: swish(1),
 	core.GELU: {
@@ -87,7 +87,8 @@ type activation struct {
 	stride      int // from one gate to the next: 2 when gates and ups alternate
 	alpha       float64
 	limit       float64
-	swiGLUPlain bool // SwiGLU with gates and ups in rows of their own
+	upOffset    float64 // added to the clipped up
+	swiGLUPlain bool    // SwiGLU with gates and ups in rows of their own
 }
 
 func activationOf(o *core.ExpertsOptions) activation {
@@ -95,7 +96,12 @@ func activationOf(o *core.ExpertsOptions) activation {
 		kind: o.Activation, gated: o.Gated, stride: 1,
 		alpha: float64(o.Alpha), limit: float64(o.Limit),
 	}
-	if o.Activation != core.ClippedSwiGLU {
+	switch o.Activation {
+	case core.ClippedSwiGLU:
+		a.upOffset = 1
+	case core.ClippedSiLU:
+		a.alpha = 1
+	default:
 		a.function = functions[o.Activation]
 	}
 	if o.Interleaved {
@@ -112,7 +118,7 @@ func forwardRow[F blas.Float](a *activation, h, gate, up []F) {
 		return
 	}
 	switch {
-	case a.kind == core.ClippedSwiGLU:
+	case a.kind.Clipped():
 		for i := range h {
 			value, _, _ := a.clipped(float64(gate[i*a.stride]), float64(up[i*a.stride]))
 			h[i] = F(value)
@@ -141,7 +147,7 @@ func backwardRow[F blas.Float](a *activation, dGate, dUp, scaled, gate, up, dh [
 		var value, byGate, byUp float64
 		g := float64(gate[i*a.stride])
 		switch {
-		case a.kind == core.ClippedSwiGLU:
+		case a.kind.Clipped():
 			value, byGate, byUp = a.clipped(g, float64(up[i*a.stride]))
 		case a.gated:
 			u := float64(up[i*a.stride])
@@ -161,14 +167,15 @@ func backwardRow[F blas.Float](a *activation, dGate, dUp, scaled, gate, up, dh [
 	return F(sum)
 }
 
-// clipped is gpt-oss's SwiGLU with its derivatives. A clamp passes gradient on its
+// clipped is (up + upOffset) gate sigmoid(alpha gate) of the clamped gate and up, with its derivatives. A clamp passes gradient on its
 // bounds and none outside, as torch's does.
 func (a *activation) clipped(gate, up float64) (value, byGate, byUp float64) {
 	g, u := min(gate, a.limit), max(-a.limit, min(up, a.limit))
 	s := sigmoid(a.alpha * g)
-	value = (u + 1) * g * s
+	u += a.upOffset
+	value = u * g * s
 	if gate <= a.limit {
-		byGate = (u + 1) * (s + a.alpha*g*s*(1-s))
+		byGate = u * (s + a.alpha*g*s*(1-s))
 	}
 	if -a.limit <= up && up <= a.limit {
 		byUp = g * s

@@ -24,6 +24,7 @@ func Backward(e *core.Engine, a *core.ExpertsBackwardArgs) (err error) {
 		return err
 	}
 	if session := e.Session(); session != nil {
+		e.Counters.ExpertsCalls.Add(1)
 		return session.ExpertsBackward(a)
 	}
 	switch c.dtype {

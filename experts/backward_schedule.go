@@ -10,6 +10,7 @@ func (l *backward[S, F]) plot() {
 	s.cost = l.remaining + l.cost(1, l.experts*(l.gateUp+l.intermediate)*l.hidden) // zeros may be all there is
 	l.tiles.gathered = l.slotRows * l.hidden
 	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj))
+	l.tiles.halves = max(halvesSize[S, F](l.library, l.slotRows, &l.gateUpProj), halvesSize[S, F](l.library, l.slotRows, &l.downProj))
 	l.tiles.gradient = max(gradientTile[F](&l.gradGateUp), gradientTile[F](&l.gradDown))
 
 	differentiated, used := s.newGates(len(l.units)), s.newGates(len(l.units))
@@ -145,7 +146,8 @@ func (l *backward[S, F]) width(columns, rows, weight int) int {
 func (l *backward[S, F]) splitWidth(columns, rows, weight int) int {
 	l.remaining -= l.cost(rows, weight)
 	const step = 10e6 // nanoseconds
-	return width(columns, unitRows, l.cost(unitRows, weight), step*stepsLeft)
+	rows = unitRows[S, F]()
+	return width(columns, rows, l.cost(rows, weight), step*stepsLeft)
 }
 
 func (l *backward[S, F]) totalCost(u *unit) float64 {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/quick"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -264,18 +265,24 @@ func TestManyRows(t *testing.T) {
 	}
 	c := swiGLUTrial(70, 2, 600, 2, 530, core.Float32)
 	c.verify(t, e)
+	// Where the processor multiplies bfloat16: sizes that fill neither a pair nor a panel.
+	for arrangement := range arrangements {
+		c := swiGLUTrial(131, 2, 77, 3, 141, core.BFloat16)
+		c.gradients, c.weights, c.inputs = arrangement, arrangement, arrangement
+		c.verify(t, e)
+	}
 }
 
 func TestActivations(t *testing.T) {
 	e := engine(t, 2)
 	for _, dtype := range []core.DType{core.Float32, core.Float64, core.BFloat16} {
-		for activation := core.SiLU; activation <= core.ClippedSwiGLU; activation++ {
+		for activation := core.SiLU; activation <= core.ClippedSiLU; activation++ {
 			for _, gated := range []bool{true, false} {
 				for _, interleaved := range []bool{true, false} {
 					c := swiGLUTrial(30, 2, 10, 3, 9, dtype)
 					c.options.Activation, c.options.Gated, c.options.Interleaved = activation, gated, interleaved
 					c.options.Limit, c.biases = 0.8, interleaved
-					if interleaved && !gated || activation == core.ClippedSwiGLU && !gated {
+					if interleaved && !gated || activation.Clipped() && !gated {
 						continue
 					}
 					c.verify(t, e)
@@ -310,8 +317,8 @@ func randomTrial(seed uint64) trial {
 		inputs: any(), weights: any(), outputs: any(), gradients: any(), preActivation: any(), seed: seed,
 	}
 	if r.IntN(2) == 0 {
-		c.options.Activation = core.Activation(r.IntN(int(core.ClippedSwiGLU) + 1))
-		c.options.Gated = c.options.Activation == core.ClippedSwiGLU || r.IntN(2) == 0
+		c.options.Activation = core.Activation(r.IntN(int(core.ClippedSiLU) + 1))
+		c.options.Gated = c.options.Activation.Clipped() || r.IntN(2) == 0
 		c.options.Interleaved = c.options.Gated && r.IntN(2) == 0
 	}
 	return c
@@ -335,6 +342,7 @@ func determinismTrials() []trial {
 		swiGLUTrial(1700, 1, 16, 2, 24, core.BFloat16),
 		swiGLUTrial(1700, 1, 16, 2, 24, core.Float32),
 		swiGLUTrial(50, 2, 30, 4, 20, core.Float64),
+		swiGLUTrial(301, 2, 261, 4, 333, core.BFloat16),
 	}
 	for i := range trials {
 		trials[i].biases = true
@@ -482,6 +490,33 @@ func TestCounters(t *testing.T) {
 	require.EqualValues(t, 2, e.Counters.ExpertsCalls.Load())
 	require.EqualValues(t, 20, e.Counters.Tokens.Load(), "the same tokens are not counted again")
 	require.EqualValues(t, 3*forward, e.Counters.FLOPs.Load())
+}
+
+// The ledger has each expert's rows, and its FLOPs add up to the engine's.
+func TestLedger(t *testing.T) {
+	e := engine(t, 2)
+	c := swiGLUTrial(20, 2, 24, 4, 16, core.Float32)
+	s := c.present(c.pose())
+	forward, backward := c.forwardArgs(s), c.backwardArgs(s)
+	forward.Options.Layer, backward.Options.Layer = 7, 7
+	require.NoError(t, Forward(e, forward))
+	require.NoError(t, Backward(e, backward))
+	require.NoError(t, Forward(e, c.forwardArgs(s)), "without a layer")
+	require.Empty(t, e.Ledger.Layer(1))
+	work := e.Ledger.Layer(7)
+	require.Len(t, work, 4)
+	rows, flops := make([]uint64, 4), uint64(0)
+	for _, expert := range unsafe.Slice((*int64)(forward.TopKIndex.Data), 40) {
+		rows[expert]++
+	}
+	for i, w := range work {
+		require.Equal(t, rows[i], w.Rows)
+		require.Equal(t, rows[i] > 0, w.Bytes > 0)
+		flops += w.FLOPs
+	}
+	require.EqualValues(t, 3*2*40*24*3*16, flops)
+	forward.Options.Layer = core.MaxLayer + 1
+	require.ErrorContains(t, Forward(e, forward), "layer: 4097, want 1 to 4096")
 }
 
 func FuzzTrial(f *testing.F) {

@@ -18,6 +18,9 @@ func Forward(e *core.Engine, a *core.ExpertsForwardArgs) (err error) {
 		return err
 	}
 	if session := e.Session(); session != nil {
+		// How many rows there are is known on the device alone, and nobody waits for it.
+		e.Counters.ExpertsCalls.Add(1)
+		e.Counters.Tokens.Add(uint64(c.tokens))
 		return session.ExpertsForward(a)
 	}
 	switch c.dtype {
@@ -82,6 +85,7 @@ func (l *forward[S, F]) plot() {
 	combined := s.newGates(1)
 	l.tiles.gathered = l.slotRows * l.hidden
 	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj))
+	l.tiles.halves = max(halvesSize[S, F](l.library, l.slotRows, &l.gateUpProj), halvesSize[S, F](l.library, l.slotRows, &l.downProj))
 	for group := 0; group < len(l.units); group += l.ring {
 		end := min(group+l.ring, len(l.units))
 		for i := group; i < end; i++ {
@@ -164,6 +168,9 @@ func (l *forward[S, F]) activate(w *worker[F], s *step) {
 	}
 	column := 0
 	for _, span := range spans {
+		if span.first == span.last {
+			break // z may end where it would begin
+		}
 		timesTransposed(l.library, w, u.rows(), x, ldx, &l.gateUpProj, u.expert, span.first, span.last, offset(z, column), ldz)
 		if l.gateUpBias.present {
 			bias := w.bias[:span.last-span.first]
@@ -185,6 +192,9 @@ func (l *forward[S, F]) activate(w *worker[F], s *step) {
 	for i := range u.rows() {
 		column := 0
 		for _, span := range spans {
+			if span.first == span.last {
+				break
+			}
 			write(&l.preActivation, u.first+i, span.first, unsafe.Slice(offset(z, i*ldz+column), span.last-span.first))
 			column = distance
 		}
@@ -205,4 +215,22 @@ func (l *forward[S, F]) count() {
 	counters.ExpertRows.Add(uint64(rows))
 	counters.FLOPs.Add(2 * uint64(rows) * uint64(l.hidden) * uint64(l.gateUp+l.intermediate))
 	counters.Bytes.Add(uint64(elements) * uint64(unsafe.Sizeof(s)))
+	if l.ledger == 0 {
+		return
+	}
+	// An expert reads its weights once, and of each row x, z and y.
+	weights, row := (l.gateUp+l.intermediate)*l.hidden, 2*l.hidden
+	if l.preActivation.present {
+		row += l.gateUp
+	}
+	l.engine.Ledger.Add(l.ledger, l.experts, func(e int) core.Work {
+		rows := l.plan.rowsOf(e)
+		if rows == 0 {
+			return core.Work{}
+		}
+		return core.Work{
+			Rows: uint64(rows), FLOPs: 2 * uint64(rows*weights),
+			Bytes: uint64(weights+rows*row) * uint64(unsafe.Sizeof(s)),
+		}
+	})
 }

@@ -13,6 +13,7 @@ type layer[S stored, F blas.Float] struct {
 	dimensions
 	engine       *core.Engine
 	library      *blas.Library
+	ledger       int32 // the layer in the engine's ledger; 0: none
 	activation   activation
 	hiddenStates matrix[S]
 	gateUpProj   stack[S]
@@ -32,12 +33,13 @@ type worker[F blas.Float] struct {
 	blas     blas.Worker
 	gathered []F // [rows of a unit, H]
 	holds    gathered
-	z        []F // columns of a unit's pre-activations that are not used in place
-	dh       []F // columns of the gradient of h
-	gradient []F // a part of a weight's gradient that is not computed in place
-	weights  []F // a converted part of a weight
-	line     []F // [H]: one token's result
-	bias     []F // a bias
+	z        []F         // columns of a unit's pre-activations that are not used in place
+	dh       []F         // columns of the gradient of h
+	gradient []F         // a part of a weight's gradient that is not computed in place
+	weights  []F         // a converted part of a weight
+	halves   []core.BF16 // factors rounded for a product of bfloat16
+	line     []F         // [H]: one token's result
+	bias     []F         // a bias
 	sources  []*F
 	factors  []F // [K]
 }
@@ -50,7 +52,7 @@ type gathered struct {
 
 // open looks at the arguments and finds the BLAS.
 func (l *layer[S, F]) open(e *core.Engine, c *checker, o *core.ExpertsOptions, in *inputs) (err error) {
-	l.dimensions, l.engine, l.activation = c.dimensions, e, activationOf(o)
+	l.dimensions, l.engine, l.ledger, l.activation = c.dimensions, e, o.Layer, activationOf(o)
 	l.hiddenStates, l.downBias = matrixOf[S](in.hiddenStates), matrixOf[S](in.downBias)
 	l.gateUpProj, l.downProj = stackOf[S](in.gateUpProj), stackOf[S](in.downProj)
 	l.library, err = blas.Default()
@@ -74,7 +76,7 @@ func (l *layer[S, F]) divide(index *core.Tensor) error {
 	if err := l.plan.count(&l.dimensions, index); err != nil {
 		return err
 	}
-	l.units = l.plan.units()
+	l.units = l.plan.units(unitRows[S, F]())
 	for i := range l.units {
 		l.slotRows = max(l.slotRows, l.units[i].rows())
 	}

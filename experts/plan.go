@@ -119,11 +119,17 @@ type unit struct {
 func (u *unit) rows() int { return u.last - u.first }
 
 // unitRows is how many rows a unit has at most, about: enough that a BLAS runs at full
-// speed, and that an expert's weights and their gradient are passed over rarely.
-const unitRows = 512
+// speed, few enough that the units in flight take little memory. Gradients that are not
+// summed in place cost memory for each expert of several units, so these are fewer.
+func unitRows[S stored, F blas.Float]() int {
+	if same[S, F]() {
+		return 320
+	}
+	return 512
+}
 
 // units cuts the rows, experts with many first: what comes last should be short.
-func (p *plan[F]) units() []unit {
+func (p *plan[F]) units(unitRows int) []unit {
 	var units []unit
 	order := make([]int, 0, len(p.offset))
 	for e := range len(p.offset) - 1 {

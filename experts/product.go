@@ -13,9 +13,9 @@ import (
 const convertedElements = 256 << 10
 
 // convertedSize is the scratch for a converted part of a weight; none where it is used
-// in place.
+// in place, as it also is where core/vector multiplies any number of rows of bfloat16.
 func convertedSize[F blas.Float, S stored](s *stack[S]) int {
-	if same[S, F]() && s.layout() != scattered {
+	if (same[S, F]() || vector.HasHalves()) && s.layout() != scattered {
 		return 0
 	}
 	return max(convertedElements, s.rows, s.columns)
@@ -29,6 +29,8 @@ func timesTransposed[F blas.Float, S stored](lib *blas.Library, w *worker[F], m 
 	case m == 0 || n == 0:
 	case k == 0:
 		clearRows(m, n, y, ldy)
+	case halved[F](lib, s, m):
+		multiplyHalves(lib, w, m, n, k, x, ldx, s.inPlace(expert, i0, 0), true, y, ldy)
 	case usedInPlace[F](s, m, true):
 		multiplyStored(lib, w, m, n, k, x, ldx, s.inPlace(expert, i0, 0), true, y, ldy)
 	default:
@@ -46,6 +48,8 @@ func times[F blas.Float, S stored](lib *blas.Library, w *worker[F], m int, x *F,
 	case m == 0 || n == 0:
 	case k == 0:
 		clearRows(m, n, y, ldy)
+	case halved[F](lib, s, m):
+		multiplyHalves(lib, w, m, n, k, x, ldx, s.inPlace(expert, 0, j0), false, y, ldy)
 	case usedInPlace[F](s, m, false):
 		multiplyStored(lib, w, m, n, k, x, ldx, s.inPlace(expert, 0, j0), false, y, ldy)
 	default:
@@ -135,24 +139,28 @@ func weightGradient[F blas.Float, S stored](lib *blas.Library, w *worker[F], u *
 	}
 	switch {
 	case same[S, F]() && g.layout() != scattered:
-		outer(lib, w, m, n, k, a, lda, b, ldb, accumulate, (*F)(unsafe.Pointer(first)), row, true)
+		outer[S](lib, w, m, n, k, a, lda, b, ldb, accumulate, (*F)(unsafe.Pointer(first)), row, true)
 	case u.opens && u.ends:
 		ranges(m, max(1, convertedElements/n), func(p, q int) {
-			outer(lib, w, q-p, n, k, offset(a, p), lda, b, ldb, false, unsafe.SliceData(w.gradient), n, false)
+			outer[S](lib, w, q-p, n, k, offset(a, p), lda, b, ldb, false, unsafe.SliceData(w.gradient), n, false)
 			writeBlock(offset(first, p*row), row, column, q-p, n, w.gradient, n)
 		})
 	default:
-		outer(lib, w, m, n, k, a, lda, b, ldb, accumulate, &sum[sumFirst], sumLD, false)
+		outer[S](lib, w, m, n, k, a, lda, b, ldb, accumulate, &sum[sumFirst], sumLD, false)
 		if u.ends {
 			writeBlock(first, row, column, m, n, sum[sumFirst:], sumLD)
 		}
 	}
 }
 
-// outer is y[m,n] = a[k,m]^T b[k,n], or y += with accumulate.
-func outer[F blas.Float](lib *blas.Library, w *worker[F], m, n, k int, a *F, lda int, b *F, ldb int, accumulate bool, y *F, ldy int, stream bool) {
-	if is32[F]() && k <= vector.SmallRowsTN && !accumulate {
+// outer is y[m,n] = a[k,m]^T b[k,n], or y += with accumulate, for a gradient of S.
+func outer[S stored, F blas.Float](lib *blas.Library, w *worker[F], m, n, k int, a *F, lda int, b *F, ldb int, accumulate bool, y *F, ldy int, stream bool) {
+	if is32[F]() && k <= vector.SmallRowsTN && !accumulate && !inHardware[S, F](lib, k) {
 		vector.GemmTN(m, n, k, (*float32)(unsafe.Pointer(a)), lda, (*float32)(unsafe.Pointer(b)), ldb, (*float32)(unsafe.Pointer(y)), ldy, stream)
+		return
+	}
+	if inHardware[S, F](lib, k) {
+		outerHalves(lib, w, m, n, k, a, lda, b, ldb, accumulate, y, ldy)
 		return
 	}
 	beta := F(0)

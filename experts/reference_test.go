@@ -28,13 +28,16 @@ func referenceActivation(o *core.ExpertsOptions, gate, up float64) float64 {
 // referenceBranch is the activation continued smoothly from a point: of functions with
 // a kink, the branch that the point is on, so that differences do not straddle it.
 func referenceBranch(o *core.ExpertsOptions, gate, up, atGate, atUp float64) float64 {
-	if o.Activation == core.ClippedSwiGLU {
+	if o.Activation.Clipped() {
 		alpha, limit := float64(o.Alpha), float64(o.Limit)
 		if atGate > limit {
 			gate = limit
 		}
 		if math.Abs(atUp) > limit {
 			up = math.Copysign(limit, atUp)
+		}
+		if o.Activation == core.ClippedSiLU {
+			return up * gate / (1 + math.Exp(-gate))
 		}
 		return (up + 1) * gate / (1 + math.Exp(-alpha*gate))
 	}

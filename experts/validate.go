@@ -19,12 +19,14 @@ type dimensions struct {
 // one of the intermediate size.
 func checkOptions(o *core.ExpertsOptions) (perIntermediate int64, err error) {
 	switch {
-	case o.Activation < core.SiLU || o.Activation > core.ClippedSwiGLU:
-		return 0, core.Invalidf("activation", "%d, want %d (SILU) to %d (CLIPPED_SWIGLU)", o.Activation, core.SiLU, core.ClippedSwiGLU)
-	case o.Activation == core.ClippedSwiGLU && !o.Gated:
-		return 0, core.Invalidf("gated", "0 with CLIPPED_SWIGLU, want 1: it is a function of gate and up")
+	case o.Activation < core.SiLU || o.Activation > core.ClippedSiLU:
+		return 0, core.Invalidf("activation", "%d, want %d (SILU) to %d (CLIPPED_SILU)", o.Activation, core.SiLU, core.ClippedSiLU)
+	case o.Activation.Clipped() && !o.Gated:
+		return 0, core.Invalidf("gated", "0 with a clipped activation, want 1: it is a function of gate and up")
 	case o.Interleaved && !o.Gated:
 		return 0, core.Invalidf("interleaved", "1 with gated = 0, want 0: there is no gate to alternate with")
+	case o.Layer < 0 || o.Layer > core.MaxLayer:
+		return 0, core.Invalidf("layer", "%d, want 1 to %d, or 0", o.Layer, core.MaxLayer)
 	case !finite(o.Alpha):
 		return 0, core.Invalidf("alpha", "%v, want a finite number", o.Alpha)
 	case !finite(o.Limit) || o.Limit < 0:

@@ -40,8 +40,9 @@ func TestInvalidOptions(t *testing.T) {
 		message string
 	}{
 		{func(o *core.ExpertsOptions) { o.Activation = -1 }, "activation: -1, want 0"},
-		{func(o *core.ExpertsOptions) { o.Activation = 10 }, "activation: 10, want 0"},
-		{func(o *core.ExpertsOptions) { o.Activation, o.Gated = core.ClippedSwiGLU, false }, "gated: 0 with CLIPPED_SWIGLU"},
+		{func(o *core.ExpertsOptions) { o.Activation = 11 }, "activation: 11, want 0"},
+		{func(o *core.ExpertsOptions) { o.Activation, o.Gated = core.ClippedSwiGLU, false }, "gated: 0 with a clipped activation"},
+		{func(o *core.ExpertsOptions) { o.Activation, o.Gated = core.ClippedSiLU, false }, "gated: 0 with a clipped activation"},
 		{func(o *core.ExpertsOptions) { o.Gated, o.Interleaved = false, true }, "interleaved: 1 with gated = 0"},
 		{func(o *core.ExpertsOptions) { o.Alpha = nan }, "alpha: NaN, want a finite number"},
 		{func(o *core.ExpertsOptions) { o.Limit = infinity }, "limit: +Inf, want a finite number"},

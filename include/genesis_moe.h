@@ -24,6 +24,12 @@
  *              from every call: the Go runtime does not survive a fork.
  *   Streams    void *stream is a CUstream (NULL: the legacy default stream); it is
  *              ignored for CPU tensors.
+ *   Workspace  On a GPU the scratch memory of an operation is the caller's, so that an
+ *              operation neither allocates nor waits and a CUDA graph can hold it. Fill
+ *              in the arguments, ask the operation's _workspace_size function, allocate
+ *              that much on the device, aligned to 256 bytes, and put it into workspace
+ *              and workspace_size. It is in use until the stream has passed the
+ *              operation. On the CPU the size is 0 and both are ignored.
  *
  * Names in the shape comments: T tokens, H hidden size, E experts, I intermediate
  * size, K slots per token, D router width (d_r), R = T*K rows.
@@ -106,7 +112,8 @@ gmoe_status gmoe_engine_create(const gmoe_engine_options *options, gmoe_engine *
  * that was destroyed before is recognised and gives INVALID_HANDLE. */
 gmoe_status gmoe_engine_destroy(gmoe_engine *engine);
 
-/* Work done on an engine since it was created. */
+/* Work done on an engine since it was created. A GPU's counts of rows stay on the GPU: of
+ * its work calls and tokens are counted, not expert_rows, flops and bytes. */
 typedef struct {
   uint32_t struct_size;
   uint32_t reserved;
@@ -120,6 +127,15 @@ typedef struct {
 } gmoe_counters;
 #define GMOE_COUNTERS_INIT {(uint32_t)sizeof(gmoe_counters), 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_engine_counters(gmoe_engine *engine, gmoe_counters *out);
+
+/* The work of each expert of a layer since the engine was created, for operations whose
+ * options named that layer, 1 to 4096: out[3e], out[3e+1], out[3e+2] are expert e's rows
+ * computed forward, its FLOPs and the bytes that it read and wrote, forward and backward.
+ * *experts (may be NULL) gets the number of experts counted so far, 0 when none were;
+ * capacity is how many out has room for, and fewer than that number is INVALID_ARGUMENT.
+ * out may be NULL with capacity 0. The CPU counts; a GPU does not yet. */
+gmoe_status gmoe_engine_expert_work(gmoe_engine *engine, int32_t layer, uint64_t *out, size_t capacity,
+                                    size_t *experts);
 
 /* -------------------------------------------------------------- the router */
 
@@ -183,10 +199,18 @@ typedef struct {
   const DLTensor *counts;        /* [E] int64: tokens that chose each expert */
   const DLTensor *price_out;     /* [E] solver batch: the mu of this batch */
   void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
 } gmoe_router_forward_args;
 #define GMOE_ROUTER_FORWARD_ARGS_INIT \
-  {(uint32_t)sizeof(gmoe_router_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  {(uint32_t)sizeof(gmoe_router_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_router_forward(gmoe_engine *engine, const gmoe_router_forward_args *args);
+
+/* The bytes of workspace that these arguments need, to *out: 0 on the CPU. Nothing is
+ * launched; workspace itself is not looked at. The errors are the operation's. So it is
+ * for the functions of this name below. */
+gmoe_status gmoe_router_forward_workspace_size(gmoe_engine *engine, const gmoe_router_forward_args *args,
+                                               uint64_t *out);
 
 /* Exact gradients through gates, temperature, centroids, projection and bias; the
  * selection is piecewise constant and has none. Inputs as in forward. */
@@ -210,10 +234,14 @@ typedef struct {
   const DLTensor *grad_bias;
   const DLTensor *grad_temperature;
   void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
 } gmoe_router_backward_args;
 #define GMOE_ROUTER_BACKWARD_ARGS_INIT \
-  {(uint32_t)sizeof(gmoe_router_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  {(uint32_t)sizeof(gmoe_router_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_router_backward(gmoe_engine *engine, const gmoe_router_backward_args *args);
+gmoe_status gmoe_router_backward_workspace_size(gmoe_engine *engine, const gmoe_router_backward_args *args,
+                                                uint64_t *out);
 
 /* After the optimiser's step: moves prices towards balance and the gap towards its
  * budget, from the hard counts of the whole global batch.
@@ -234,10 +262,13 @@ typedef struct {
   const DLTensor *price;  /* [E] in and out; float32 or float64 */
   const DLTensor *gap;    /* [1] in and out; budgeted only, else NULL */
   void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
 } gmoe_router_update_args;
 #define GMOE_ROUTER_UPDATE_ARGS_INIT \
-  {(uint32_t)sizeof(gmoe_router_update_args), 0, 0, 0, 0, 0.02, 0.02, 0.0, 0.01, 0, 0, 0}
+  {(uint32_t)sizeof(gmoe_router_update_args), 0, 0, 0, 0, 0.02, 0.02, 0.0, 0.01, 0, 0, 0, 0, 0}
 gmoe_status gmoe_router_update(gmoe_engine *engine, const gmoe_router_update_args *args);
+gmoe_status gmoe_router_update_workspace_size(gmoe_engine *engine, const gmoe_router_update_args *args, uint64_t *out);
 
 /* The terms of H and how the routing looks, from one forward's outputs. */
 typedef struct {
@@ -268,15 +299,19 @@ typedef struct {
   const DLTensor *price;          /* [E] used in forward, or NULL */
   const DLTensor *previous_index; /* [T, K] of an earlier forward of the same tokens, or NULL */
   void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
 } gmoe_router_report_args;
-#define GMOE_ROUTER_REPORT_ARGS_INIT {(uint32_t)sizeof(gmoe_router_report_args), 0, 0, 0, 0, 0, 0, 0}
+#define GMOE_ROUTER_REPORT_ARGS_INIT {(uint32_t)sizeof(gmoe_router_report_args), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_router_report_compute(gmoe_engine *engine, const gmoe_router_report_args *args,
                                        gmoe_router_report *out);
+gmoe_status gmoe_router_report_workspace_size(gmoe_engine *engine, const gmoe_router_report_args *args, uint64_t *out);
 
 /* ------------------------------------------------------------- the experts */
 
 /* With z = gate_up_proj[e] x (+ bias), split into gate g and up u:
- * all but the last two compute act(g) * u when gated, act(z) when not. */
+ * act(g) * u when gated, act(z) when not. The clipped ones are gated only and compute
+ * with g' = min(g, limit) and u' = clamp(u, -limit, limit). */
 enum {
   GMOE_ACTIVATION_SILU = 0,
   GMOE_ACTIVATION_GELU = 1,         /* exact, with erf */
@@ -287,8 +322,8 @@ enum {
   GMOE_ACTIVATION_SIGMOID = 6,
   GMOE_ACTIVATION_TANH = 7,
   GMOE_ACTIVATION_IDENTITY = 8,
-  /* gpt-oss: g' = min(g, limit), u' = clamp(u, -limit, limit): (u' + 1) g' sigmoid(alpha g'); gated only */
-  GMOE_ACTIVATION_CLIPPED_SWIGLU = 9
+  GMOE_ACTIVATION_CLIPPED_SWIGLU = 9, /* (u' + 1) g' sigmoid(alpha g'), as in gpt-oss */
+  GMOE_ACTIVATION_CLIPPED_SILU = 10   /* u' g' sigmoid(g'), as in DeepSeek-V4 */
 };
 
 typedef struct {
@@ -297,9 +332,10 @@ typedef struct {
   int32_t gated;       /* 1: gate_up_proj has 2I rows; 0: it is up_proj with I rows */
   int32_t interleaved; /* 1: rows alternate gate, up; 0: all gate rows, then all up rows */
   float alpha;         /* CLIPPED_SWIGLU, default 1.702 */
-  float limit;         /* CLIPPED_SWIGLU, default 7 */
+  float limit;         /* CLIPPED_SWIGLU and CLIPPED_SILU, default 7 */
+  int32_t layer;       /* n > 0: the work is also counted for each expert: gmoe_engine_expert_work */
 } gmoe_experts_options;
-#define GMOE_EXPERTS_OPTIONS_INIT {(uint32_t)sizeof(gmoe_experts_options), 0, 1, 0, 1.702f, 7.0f}
+#define GMOE_EXPERTS_OPTIONS_INIT {(uint32_t)sizeof(gmoe_experts_options), 0, 1, 0, 1.702f, 7.0f, 0}
 
 /* y_t = sum over slots k of w_tk * (down_proj[e] act(gate_up_proj[e] x_t + b) + b'), e = index_tk.
  *
@@ -307,7 +343,8 @@ typedef struct {
  * with float32 accumulation, or float64), except top_k_weights: float32, or float64
  * with float64. A layout with the last two axes of a weight exchanged ([E, H, 2I])
  * is passed as the same shape with other strides. An index >= E is absent: skipped.
- * A negative index is INVALID_ARGUMENT. A token with no expert gets zeros. */
+ * A negative index is INVALID_ARGUMENT on the CPU and absent on CUDA, where indices are not
+ * read back. A token with no expert gets zeros. */
 typedef struct {
   uint32_t struct_size;
   uint32_t reserved;
@@ -325,9 +362,14 @@ typedef struct {
   const DLTensor *pre_activation; /* [T*K, Z] z, rows sorted by expert, for backward; NULL for inference.
                                      Rows past the present slots are left alone */
   void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
 } gmoe_experts_forward_args;
-#define GMOE_EXPERTS_FORWARD_ARGS_INIT {(uint32_t)sizeof(gmoe_experts_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define GMOE_EXPERTS_FORWARD_ARGS_INIT \
+  {(uint32_t)sizeof(gmoe_experts_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_experts_forward(gmoe_engine *engine, const gmoe_experts_forward_args *args);
+gmoe_status gmoe_experts_forward_workspace_size(gmoe_engine *engine, const gmoe_experts_forward_args *args,
+                                                uint64_t *out);
 
 /* Gradients of forward. Inputs as there, with the pre_activation that it wrote. Every
  * element of every wanted output is written: zeros for experts without a token. */
@@ -351,10 +393,172 @@ typedef struct {
   const DLTensor *grad_down_proj;     /* [E, H, I] */
   const DLTensor *grad_down_bias;     /* [E, H] */
   void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
 } gmoe_experts_backward_args;
 #define GMOE_EXPERTS_BACKWARD_ARGS_INIT \
-  {(uint32_t)sizeof(gmoe_experts_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  {(uint32_t)sizeof(gmoe_experts_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_experts_backward(gmoe_engine *engine, const gmoe_experts_backward_args *args);
+gmoe_status gmoe_experts_backward_workspace_size(gmoe_engine *engine, const gmoe_experts_backward_args *args,
+                                                 uint64_t *out);
+
+/* --------------------------------------------------------------- the meter */
+
+/* Meters the energy of the process's devices. It begins to poll when it is first used, from
+ * a thread of its own, and stops when it is destroyed. */
+typedef struct gmoe_meter gmoe_meter;
+
+/* What energies come from, best first. The best that is there is taken, of the first four;
+ * the others are used when asked for. */
+enum {
+  GMOE_SOURCE_BEST = 0,
+  GMOE_SOURCE_NVML_COUNTER = 1,      /* the GPUs' counters of energy */
+  GMOE_SOURCE_NVML_INTEGRATED = 2,   /* the GPUs' power, integrated */
+  GMOE_SOURCE_RAPL = 3,              /* the processor packages' counters */
+  GMOE_SOURCE_ESTIMATE_TDP_LOAD = 4, /* rated power x load: modelled; needs rated_watts */
+  GMOE_SOURCE_REPLAY = 5,            /* a trace: synthetic */
+  GMOE_SOURCE_MOCK = 6,              /* an invented load: synthetic */
+  GMOE_SOURCE_NONE = 7               /* no values */
+};
+enum { GMOE_QUALITY_NONE = 0, GMOE_QUALITY_MEASURED = 1, GMOE_QUALITY_MODELLED = 2, GMOE_QUALITY_SYNTHETIC = 3 };
+
+typedef struct {
+  uint32_t struct_size;
+  int32_t source;          /* GMOE_SOURCE_* */
+  const char *devices;     /* GPUs: UUIDs or NVML indices, comma-separated; NULL: those of
+                              CUDA_VISIBLE_DEVICES as it was at load time, or all */
+  const char *sysfs_root;  /* where RAPL is looked for; NULL: /sys */
+  const char *replay_path; /* the trace of GMOE_SOURCE_REPLAY */
+  const char *trace_path;  /* every reading is written there for a later replay; NULL: nowhere */
+  double poll_seconds;     /* 0.001 to 0.1; 0: 0.02 */
+  double idle_watts;       /* power without work, all devices; 0: not known */
+  double rated_watts;      /* GMOE_SOURCE_ESTIMATE_TDP_LOAD; 0: not known */
+} gmoe_meter_options;
+#define GMOE_METER_OPTIONS_INIT {(uint32_t)sizeof(gmoe_meter_options), 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* Creates a meter; nothing is polled yet. options: NULL means the best source that is
+ * there. Where none is, the meter is of GMOE_SOURCE_NONE and knows no values; a source
+ * that was asked for and is not there is NO_DEVICE. */
+gmoe_status gmoe_meter_create(const gmoe_meter_options *options, gmoe_meter **out);
+
+/* Stops and destroys a meter; NULL is fine. A recorder that uses it must be destroyed before. */
+gmoe_status gmoe_meter_destroy(gmoe_meter *meter);
+
+/* Opens a window by a name that no open window of the meter has. Windows nest and overlap.
+ * Work on a GPU is asynchronous: synchronize the stream before begin and end. */
+gmoe_status gmoe_meter_begin(gmoe_meter *meter, const char *name);
+
+typedef struct {
+  uint32_t struct_size;
+  int32_t source;            /* GMOE_SOURCE_* */
+  int32_t quality;           /* GMOE_QUALITY_* */
+  int32_t settled;           /* 1: the sensors have updated since; 0: the end is extrapolated */
+  int32_t low_resolution;    /* 1: fewer than ten updates of the sensors in the window */
+  int32_t incomplete;        /* 1: a device was lost: at least this much */
+  double seconds;            /* the length of the window */
+  double joules;             /* all devices; NaN: not known */
+  double uncertainty_joules; /* the worst error that timing allows; NaN: no bound */
+} gmoe_meter_reading;
+#define GMOE_METER_READING_INIT {(uint32_t)sizeof(gmoe_meter_reading), 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* Closes a window and reads it. wait_seconds, 0 to 60: how long to wait at most for the
+ * sensors' next update (a tenth of a second for a GPU), which makes the reading sharper. */
+gmoe_status gmoe_meter_end(gmoe_meter *meter, const char *name, double wait_seconds, gmoe_meter_reading *out);
+
+/* Describes the meter as a JSON object: meter (source, quality, update period, note), devices,
+ * and power: of each device the watts of the moment, the limit and the joules since the meter
+ * began. Buffer, capacity and needed as for gmoe_doctor. */
+gmoe_status gmoe_meter_describe(gmoe_meter *meter, char *buffer, size_t capacity, size_t *needed);
+
+/* ------------------------------------------------------------ the recorder */
+
+/* Records a run: completes the steps that the host logs with their energies, and keeps them in a
+ * file of JSON lines, in metrics, and in the monitors attached. */
+typedef struct gmoe_recorder gmoe_recorder;
+
+typedef struct {
+  uint32_t struct_size;
+  uint32_t reserved;
+  gmoe_meter *meter;       /* NULL: none; it must outlive the recorder */
+  const char *path;        /* of the file, which must not exist; NULL: none */
+  const char *run;         /* JSON: the header of the run (name, router, layers, shape, labels); NULL: {} */
+  const char *calibration; /* JSON: prices of work, to divide the energy; NULL: it is not divided */
+} gmoe_recorder_options;
+#define GMOE_RECORDER_OPTIONS_INIT {(uint32_t)sizeof(gmoe_recorder_options), 0, 0, 0, 0, 0}
+
+/* Creates a recorder and writes the first line. */
+gmoe_status gmoe_recorder_create(const gmoe_recorder_options *options, gmoe_recorder **out);
+
+/* Logs one line, a JSON object of kind step, names, baseline, trace or event; the fields are
+ * those of Go's package core/energy/record. A step is what ran since the step before. Does not
+ * wait for the disk or the meter. */
+gmoe_status gmoe_recorder_log(gmoe_recorder *recorder, const char *line);
+
+/* Begins the next step now: what ran since the last one belongs to none. */
+gmoe_status gmoe_recorder_mark(gmoe_recorder *recorder);
+
+/* Waits until everything logged is written; reports what went wrong with the file. */
+gmoe_status gmoe_recorder_flush(gmoe_recorder *recorder);
+
+/* The run's metrics in the text format of Prometheus. Buffer, capacity and needed as for gmoe_doctor. */
+gmoe_status gmoe_recorder_metrics(gmoe_recorder *recorder, char *buffer, size_t capacity, size_t *needed);
+
+/* Writes what waits and the last line, closes the file and destroys the recorder; NULL is fine.
+ * The recorder is gone also when the file could not be written and this fails. */
+gmoe_status gmoe_recorder_destroy(gmoe_recorder *recorder);
+
+/* Writes the steps of a run's file as CSV. */
+gmoe_status gmoe_record_csv(const char *path, const char *csv_path);
+
+/* -------------------------------------------------------------- the console */
+
+/* A page that shows runs: power, energy, loss, the experts at work. The library serves
+ * it over HTTP, only to be looked at: GET, no request has an effect, and a client that
+ * reads slowly or asks without pause delays no call of the host. */
+typedef struct gmoe_monitor gmoe_monitor;
+
+typedef struct {
+  uint32_t struct_size;
+  uint32_t abi_version;
+  const char *address;  /* host:port; NULL: "127.0.0.1:9460". Port 0 takes a free one */
+  const char *token;    /* what clients must show, at least 16 printable characters, or NULL */
+  const char *hosts;    /* further names in the Host header, separated by commas, or NULL */
+  int32_t allow_remote; /* 1: address may be one that other machines reach; then token is required */
+  int32_t interval_milliseconds; /* between updates of the page, 50 to 60000; 0: 250 */
+} gmoe_monitor_options;
+#define GMOE_MONITOR_OPTIONS_INIT {(uint32_t)sizeof(gmoe_monitor_options), GMOE_ABI_VERSION, 0, 0, 0, 0, 0}
+
+/* Opens the address and serves the console in threads of its own until gmoe_monitor_stop.
+ * options: NULL means the defaults. An address that is taken, or that needs allow_remote
+ * and a token, is INVALID_ARGUMENT. */
+gmoe_status gmoe_monitor_start(const gmoe_monitor_options *options, gmoe_monitor **out);
+
+/* The address of the page, such as "http://127.0.0.1:9460/", with the port that was taken.
+ * buffer, capacity and needed as in gmoe_doctor. */
+gmoe_status gmoe_monitor_url(gmoe_monitor *monitor, char *buffer, size_t capacity, size_t *needed);
+
+/* Shows one line of a run: length bytes of JSON as in a file of records. A line of kind
+ * "run" begins a run. The text is read during the call. */
+gmoe_status gmoe_monitor_log(gmoe_monitor *monitor, const char *line, size_t length);
+
+/* Shows the run of a recorder from now on: what it wrote at its beginning, then every line as
+ * it is made. Several recorders may be attached; either may end first. */
+gmoe_status gmoe_monitor_attach(gmoe_monitor *monitor, gmoe_recorder *recorder);
+
+typedef struct {
+  uint32_t struct_size;
+  int32_t follow; /* 1: another process is writing the file; show what it appends */
+  double speed;   /* play the run in its own time, so many times as fast; 0: all at once */
+} gmoe_monitor_file_options;
+#define GMOE_MONITOR_FILE_OPTIONS_INIT {(uint32_t)sizeof(gmoe_monitor_file_options), 0, 0.0}
+
+/* Shows the run in a file of records beside the others, as a replay unless it is followed.
+ * The file is opened here and read in the background. options: NULL means the defaults. */
+gmoe_status gmoe_monitor_open(gmoe_monitor *monitor, const char *path, const gmoe_monitor_file_options *options);
+
+/* Stops serving: closes the address and every connection. The handle is then invalid;
+ * NULL is fine. */
+gmoe_status gmoe_monitor_stop(gmoe_monitor *monitor);
 
 #ifdef __cplusplus
 }

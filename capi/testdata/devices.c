@@ -11,8 +11,9 @@ int main(void) {
   OK(gmoe_device_count(kDLCUDA, &count));
   options.device_type = kDLCUDA;
   status = gmoe_engine_create(&options, &engine);
-  CHECK(status != GMOE_OK && engine == NULL);
+  CHECK((status == GMOE_OK) == (engine != NULL));
   printf("%d\n%s: %s\n", (int)count, gmoe_status_name(status), gmoe_last_error());
+  OK(gmoe_engine_destroy(engine));
   OK(gmoe_doctor(text, sizeof text, NULL));
   puts(text);
   return 0;

@@ -56,6 +56,7 @@ static void structs(void) {
   gmoe_engine *other = NULL;
   gmoe_engine_options options = GMOE_ENGINE_OPTIONS_INIT;
   gmoe_counters counters = GMOE_COUNTERS_INIT;
+  uint64_t size = 7;
   struct {
     gmoe_engine_options known;
     uint32_t later;
@@ -85,10 +86,19 @@ static void structs(void) {
   FAILS(gmoe_engine_create(&newer.known, &other), GMOE_UNSUPPORTED, "newer version");
   counters.struct_size = 0;
   FAILS(gmoe_engine_counters(engine, &counters), GMOE_INVALID_ARGUMENT, "out: struct_size 0, want 64");
-  l.forward.struct_size--;
-  FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "args: struct_size 95, want 96");
+  l.forward.struct_size = 95;
+  FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "args: struct_size 95, want 112");
+  l.forward.struct_size = 96; /* of the header before there was a workspace */
+  l.forward.workspace_size = 1;
+  OK(gmoe_experts_forward(engine, &l.forward));
+  l.forward.struct_size = sizeof l.forward;
+  OK(gmoe_experts_forward_workspace_size(engine, &l.forward, &size));
+  CHECK(size == 0); /* on the CPU */
+  FAILS(gmoe_experts_forward_workspace_size(engine, &l.forward, NULL), GMOE_INVALID_ARGUMENT, "out: is NULL");
+  FAILS(gmoe_router_report_workspace_size(NULL, NULL, &size), GMOE_INVALID_ARGUMENT, "args: is NULL");
   l.experts.struct_size = 7;
-  l.forward.struct_size++;
+  FAILS(gmoe_experts_forward_workspace_size(engine, &l.forward, &size), GMOE_INVALID_ARGUMENT,
+        "options: struct_size 7");
   FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "options: struct_size 7");
   l.route.reserved = 5;
   FAILS(gmoe_router_forward(engine, &l.route), GMOE_INVALID_ARGUMENT, "reserved is 5");

@@ -8,8 +8,8 @@ import (
 	"github.com/genesis-moe/genesis-moe/core"
 )
 
-// HasBF16 reports whether [GemmBF16] runs in hardware: the library has the product
-// and the processor the instructions (AVX512_BF16 or AMX).
+// HasBF16 reports whether [GemmBF16] runs in hardware made for it: the library has the
+// product and the processor AMX. With AVX512_BF16 alone, core/vector has kernels of its own.
 func (l *Library) HasBF16() bool { return l.bf16 != 0 }
 
 // GemmBF16 is [Gemm] for bf16 matrices A and B, accumulated in and written as f32.
@@ -32,9 +32,14 @@ func GemmBF16(lib *Library, w *Worker, transA, transB bool, m, n, k int, alpha f
 }
 
 // findBF16 looks for OpenBLAS's or MKL's product, which take the same arguments. One
-// that gives wrong numbers is as good as none.
-func (l *Library) findBF16(object object, naming naming) {
-	for _, name := range []string{"sbgemm", "gemm_bf16bf16f32"} {
+// that gives wrong numbers is as good as none. So is MKL's on a processor that is not
+// Intel's: it converts and multiplies in f32, on as many threads as it likes.
+func (l *Library) findBF16(object object, naming naming, intel bool) {
+	names := []string{"sbgemm", "gemm_bf16bf16f32"}
+	if !intel {
+		names = names[:1]
+	}
+	for _, name := range names {
 		l.bf16 = object.symbol(naming.prefix + name + naming.suffix)
 		if l.bf16 != 0 && selfTestBF16(l) == nil {
 			return
@@ -45,6 +50,12 @@ func (l *Library) findBF16(object object, naming naming) {
 
 // processorHasBF16 asks the kernel, which also knows whether it saves the registers.
 func processorHasBF16() bool {
+	return processorIs(" amx_bf16")
+}
+
+func intelProcessor() bool { return processorIs("GenuineIntel") }
+
+func processorIs(word string) bool {
 	info, err := os.ReadFile("/proc/cpuinfo")
-	return err == nil && (bytes.Contains(info, []byte(" avx512_bf16")) || bytes.Contains(info, []byte(" amx_bf16")))
+	return err == nil && bytes.Contains(info, []byte(word))
 }

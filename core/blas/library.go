@@ -80,7 +80,7 @@ func open(path string) (*Library, error) {
 			return nil, err
 		}
 		if processorHasBF16() {
-			l.findBF16(object, naming)
+			l.findBF16(object, naming, intelProcessor())
 		}
 		return l, nil
 	}

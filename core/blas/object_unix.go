@@ -42,7 +42,11 @@ func (o object) symbol(name string) uintptr {
 
 // ownDirectory is the directory of the shared object, or program, with our code.
 func ownDirectory() string {
-	return filepath.Dir(fileOf(reflect.ValueOf(ownDirectory).Pointer()))
+	file := fileOf(reflect.ValueOf(ownDirectory).Pointer())
+	if target, err := filepath.EvalSymlinks(file); err == nil {
+		file = target // a BLAS lies beside the library, not beside a link to it
+	}
+	return filepath.Dir(file)
 }
 
 // fileOf asks dladdr for the file that an address was loaded from; "" if unknown.

@@ -137,12 +137,14 @@ func TestSearchTakesTheLoadedHost(t *testing.T) {
 func TestFindBF16(t *testing.T) {
 	for name, test := range map[string]struct {
 		macros []string
+		intel  bool
 		found  bool
 	}{
-		"OpenBLAS":     {[]string{"-DBF16=sbgemm_"}, true},
-		"MKL":          {[]string{"-DBF16=gemm_bf16bf16f32_"}, true},
-		"none":         {nil, false},
-		"f32 in truth": {[]string{"-Wl,--defsym=sbgemm_=sgemm_"}, false},
+		"OpenBLAS":          {[]string{"-DBF16=sbgemm_"}, false, true},
+		"MKL":               {[]string{"-DBF16=gemm_bf16bf16f32_"}, true, true},
+		"MKL, not on Intel": {[]string{"-DBF16=gemm_bf16bf16f32_"}, false, false},
+		"none":              {nil, true, false},
+		"f32 in truth":      {[]string{"-Wl,--defsym=sbgemm_=sgemm_"}, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := compile(t, "libtest.so", test.macros...)
@@ -150,7 +152,7 @@ func TestFindBF16(t *testing.T) {
 			require.NoError(t, err)
 			object, err := openObject(path, true)
 			require.NoError(t, err)
-			lib.findBF16(object, namings[0])
+			lib.findBF16(object, namings[0], test.intel)
 			require.Equal(t, test.found, lib.HasBF16())
 			if test.found {
 				checkBF16(t, lib)

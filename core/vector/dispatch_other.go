@@ -40,4 +40,18 @@ func gemmTN(m, n, k int, a *float32, lda int, b *float32, ldb int, y *float32, l
 	gemmTNTwin(m, n, k, a, lda, b, ldb, y, ldy)
 }
 
+func hasHalves() bool { return false }
+
+func multiplyPairs(rows, pairs int, x *core.BF16, rowStride, pairStride int, panel []core.BF16, y *float32, ldy int, accumulate bool) {
+	multiplyPairsTwin(rows, pairs, x, rowStride, pairStride, panel, y, ldy, accumulate)
+}
+
+func interleavePairs[E half](pairs, n int, src *E, ld int, dst []core.BF16, ldd int) {
+	interleavePairsTwin(pairs, n, src, ld, dst, ldd)
+}
+
+func transposePairs(rows, k int, src *core.BF16, ld int, panel []core.BF16) {
+	transposePairsTwin(rows, k, src, ld, panel)
+}
+
 func smallRows() (nt, nn, tn int) { return 0, 0, 0 }

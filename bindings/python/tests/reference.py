@@ -109,6 +109,8 @@ def activate(
     if activation == "clipped_swiglu":
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
         return (up + 1) * gate * torch.sigmoid(alpha * gate)
+    if activation == "clipped_silu":
+        return up.clamp(-limit, limit) * F.silu(gate.clamp(max=limit))
     return _act(gate, activation) * up
 
 
@@ -153,3 +155,105 @@ def experts(
             row = row + gate * (h if down_bias is None else h + down_bias[e])
         rows.append(row)
     return torch.stack(rows) if rows else torch.zeros_like(x)
+
+
+def occupation(field: Tensor, k: float, tau: float) -> tuple[Tensor, Tensor]:
+    """p [T, E] = 1/(1 + exp((field - theta_t)/tau)) with theta_t [T, 1] such that each row sums to k, by bisection."""
+    low = field.amin(1, keepdim=True) - 50 * tau
+    high = field.amax(1, keepdim=True) + 50 * tau
+    for _ in range(80):
+        theta = (low + high) / 2
+        below = torch.sigmoid((theta - field) / tau).sum(1, keepdim=True) < k
+        low, high = torch.where(below, theta, low), torch.where(below, high, theta)
+    return torch.sigmoid((theta - field) / tau), theta
+
+
+def batch_price(logits: Tensor, options: RouterOptions) -> Tensor:
+    """The prices mu_e = lambda (rho_e/pi - 1) of the optimum of H over the batch, by a plain damped iteration."""
+    k, tau, penalty = options.top_k, options.entropy_temperature, options.load_penalty
+    share = k / logits.shape[1]
+    step = 1 / (1 + penalty / (4 * share * tau))
+    price = torch.zeros(logits.shape[1], dtype=torch.float64)
+    for _ in range(5000):
+        p, _ = occupation(price - logits, k, tau)
+        residual = penalty * (p.mean(0) / share - 1) - price
+        price = price + step * residual
+        if residual.abs().max() < 1e-13:
+            return price
+    raise RuntimeError("the batch prices did not settle")
+
+
+def choose(logits: Tensor, options: RouterOptions, price: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(index [T, K], margin [T]) of given logits."""
+    price = torch.zeros(logits.shape[1], dtype=torch.float64) if price is None else price
+    routed = [_route_token(token, price, options, None, None) for token in logits]
+    return torch.tensor([chosen for chosen, _, _ in routed]), torch.tensor([margin for *_, margin in routed])
+
+
+def update(
+    options: RouterOptions,
+    counts: Tensor,
+    price: Tensor,
+    gap: Tensor | None,
+    num_tokens: int,
+    rate: float,
+    step_limit: float,
+    budget: float,
+    gap_rate: float,
+) -> tuple[Tensor, Tensor | None]:
+    """(price, gap) after the step."""
+    if num_tokens == 0:
+        return price, gap
+    loads = counts.double()
+    if options.mode == "deepseek":
+        price = price + rate * torch.sign(loads.mean() - loads)
+    elif rate > 0:
+        step = rate * (loads / loads.mean() - 1 - price / options.load_penalty)
+        price = price + step.clamp(-step_limit, step_limit)
+        price = price - price.mean()
+    if gap is not None:
+        gap = (gap + gap_rate * (budget - loads.sum() / num_tokens)).clamp_min(0)
+    return price, gap
+
+
+def report(
+    options: RouterOptions,
+    logits: Tensor,
+    top_k_index: Tensor,
+    price: Tensor | None,
+    previous_index: Tensor | None,
+) -> dict[str, float]:
+    """The numbers of a report on a routing by hamiltonian or mixtral with every slot present."""
+    tokens, experts = logits.shape
+    k, tau = options.top_k, options.entropy_temperature
+    share = k / experts
+    mu = torch.zeros(experts, dtype=torch.float64) if price is None else price
+    field = mu - logits
+    p, _ = occupation(field, k, tau)
+    bind = (p * -logits).sum(1).mean()
+    entropy = -tau * -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).sum(1).mean()
+    cost = options.load_penalty / 2 * share * (p.mean(0) / share - 1).square().sum()
+    member = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top_k_index, True)
+    loads = member.sum(0).double()
+    excess = loads / loads.mean() - 1
+    softmax = logits.softmax(1)
+    margin = field.masked_fill(member, math.inf).amin(1) - field.masked_fill(~member, -math.inf).amax(1)
+    marginal = softmax.mean(0)
+    numbers = {
+        "energy_bind": bind,
+        "energy_entropy": entropy,
+        "energy_cost": cost,
+        "energy": bind + entropy + cost,
+        "max_violation": excess.max(),
+        "load_cv": excess.square().mean().sqrt(),
+        "dead_share": (loads == 0).double().mean(),
+        "token_entropy": -torch.xlogy(softmax, softmax).sum(1).mean(),
+        "marginal_entropy": -torch.xlogy(marginal, marginal).sum(),
+        "price_min": mu.min(),
+        "price_max": mu.max(),
+        "top_k_margin": margin.mean(),
+        "mean_active": member.sum() / tokens,
+        "churn": -1.0 if previous_index is None else (~member.gather(1, previous_index)).double().mean(),
+        "non_finite_tokens": 0,
+    }
+    return {name: float(value) for name, value in numbers.items()}

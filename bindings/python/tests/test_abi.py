@@ -24,12 +24,19 @@ STRUCTS = {
     "gmoe_experts_options": _abi.ExpertsOptions,
     "gmoe_experts_forward_args": _abi.ExpertsForwardArgs,
     "gmoe_experts_backward_args": _abi.ExpertsBackwardArgs,
+    "gmoe_meter_options": _abi.MeterOptions,
+    "gmoe_meter_reading": _abi.MeterReading,
+    "gmoe_recorder_options": _abi.RecorderOptions,
+    "gmoe_monitor_options": _abi.MonitorOptions,
+    "gmoe_monitor_file_options": _abi.MonitorFileOptions,
 }
 ENUMS = {
     "ROUTER": options.MODES,
     "BINDING": options.BINDINGS,
     "SOLVER": options.SOLVERS,
     "ACTIVATION": options.ACTIVATIONS,
+    "SOURCE": options.SOURCES,
+    "QUALITY": options.QUALITIES,
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import genesis_moe as gm
 from genesis_moe import cli
+from genesis_moe._doctor import summary
 
 
 def test_doctor_in_words_and_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,8 +23,31 @@ def test_doctor_in_words_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any("{" in line or "[" in line for line in lines)
 
 
+def test_doctor_in_plain_words() -> None:
+    found = {
+        "version": "0.1.0",
+        "library": "/lib/libgenesis_moe.so",
+        "blas": {"name": "OpenBLAS", "path": "/lib/libopenblas.so"},
+        "devices": {"cuda": {"count": 0}},
+        "nvml": {"found": True},
+        "packages": {"numpy": "2.0", "torch": None, "transformers": None, "ml_dtypes": "0.5"},
+    }
+    lines = summary(found)
+    assert "found    a fast BLAS, OpenBLAS: /lib/libopenblas.so" in lines
+    assert (
+        "missing  torch: the functions of NumPy arrays work; for layers: pip install 'genesis-moe[torch]'"
+        in lines
+    )
+    assert [line.split()[0] for line in lines] == [
+        "found", "found", "missing", "found", "found", "missing", "missing", "found"
+    ]  # fmt: skip
+    found["blas"] = {"name": "gonum", "path": "built in"}
+    assert any(line.startswith("missing  a BLAS") and "GENESIS_MOE_BLAS" in line for line in summary(found))
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["doctor", "--help"], ["bench", "--help"], ["compare", "--help"]]
+    "arguments",
+    [["--help"], ["doctor", "--help"], ["bench", "--help"], ["compare", "--help"], ["monitor", "--help"]],
 )
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -23,9 +23,14 @@ type (
 	RouterForwardArgs   = C.gmoe_router_forward_args
 	RouterBackwardArgs  = C.gmoe_router_backward_args
 	RouterUpdateArgs    = C.gmoe_router_update_args
-	RouterReport        = C.gmoe_router_report
+	Report              = C.gmoe_router_report
 	RouterReportArgs    = C.gmoe_router_report_args
 	ExpertsOptions      = C.gmoe_experts_options
 	ExpertsForwardArgs  = C.gmoe_experts_forward_args
 	ExpertsBackwardArgs = C.gmoe_experts_backward_args
+	MeterOptions        = C.gmoe_meter_options
+	MeterReading        = C.gmoe_meter_reading
+	RecorderOptions     = C.gmoe_recorder_options
+	MonitorOptions      = C.gmoe_monitor_options
+	MonitorFileOptions  = C.gmoe_monitor_file_options
 )

@@ -20,11 +20,11 @@ var (
 // arguments are valid only until do returns; so it is for ExpertsBackward.
 func ExpertsForward(p unsafe.Pointer, do func(*core.ExpertsForwardArgs) error) error {
 	return expertsForwardCalls.run(func(to *core.ExpertsForwardArgs, t *tensors) error {
-		a, err := check[ExpertsForwardArgs]("args", p)
+		a, err := grown[ExpertsForwardArgs]("args", p, unsafe.Offsetof(ExpertsForwardArgs{}.workspace), &t.room)
 		if err != nil {
 			return err
 		}
-		options, err := expertsOptions(&a.options, a.reserved)
+		options, err := expertsOptions(&a.options, a.reserved, &t.options)
 		*to = core.ExpertsForwardArgs{
 			Options:       options,
 			HiddenStates:  t.take("hidden_states", &a.hidden_states),
@@ -37,6 +37,7 @@ func ExpertsForward(p unsafe.Pointer, do func(*core.ExpertsForwardArgs) error) e
 			Output:        t.take("output", &a.output),
 			PreActivation: t.take("pre_activation", &a.pre_activation),
 			Stream:        stream(&a.stream),
+			Workspace:     workspace(&a.workspace, a.workspace_size),
 		}
 		return err
 	}, do)
@@ -45,11 +46,11 @@ func ExpertsForward(p unsafe.Pointer, do func(*core.ExpertsForwardArgs) error) e
 // ExpertsBackward decodes gmoe_experts_backward_args and runs do on them.
 func ExpertsBackward(p unsafe.Pointer, do func(*core.ExpertsBackwardArgs) error) error {
 	return expertsBackwardCalls.run(func(to *core.ExpertsBackwardArgs, t *tensors) error {
-		a, err := check[ExpertsBackwardArgs]("args", p)
+		a, err := grown[ExpertsBackwardArgs]("args", p, unsafe.Offsetof(ExpertsBackwardArgs{}.workspace), &t.room)
 		if err != nil {
 			return err
 		}
-		options, err := expertsOptions(&a.options, a.reserved)
+		options, err := expertsOptions(&a.options, a.reserved, &t.options)
 		*to = core.ExpertsBackwardArgs{
 			Options:          options,
 			GradOutput:       t.take("grad_output", &a.grad_output),
@@ -67,17 +68,22 @@ func ExpertsBackward(p unsafe.Pointer, do func(*core.ExpertsBackwardArgs) error)
 			GradDownProj:     t.take("grad_down_proj", &a.grad_down_proj),
 			GradDownBias:     t.take("grad_down_bias", &a.grad_down_bias),
 			Stream:           stream(&a.stream),
+			Workspace:        workspace(&a.workspace, a.workspace_size),
 		}
 		return err
 	}, do)
 }
 
 // expertsOptions reads gmoe_experts_options; their ranges are the experts' to check.
-func expertsOptions(p **ExpertsOptions, reservedField C.uint32_t) (core.ExpertsOptions, error) {
+func expertsOptions(p **ExpertsOptions, reservedField C.uint32_t, r *room) (core.ExpertsOptions, error) {
 	if err := reserved("args", reservedField); err != nil {
 		return core.ExpertsOptions{}, err
 	}
-	o, err := checkAt[ExpertsOptions]("options", p)
+	address, err := pointer[ExpertsOptions]("options", p)
+	if err != nil {
+		return core.ExpertsOptions{}, err
+	}
+	o, err := grown[ExpertsOptions]("options", unsafe.Pointer(address), unsafe.Offsetof(ExpertsOptions{}.layer), r)
 	if err != nil {
 		return core.ExpertsOptions{}, err
 	}
@@ -95,5 +101,6 @@ func expertsOptions(p **ExpertsOptions, reservedField C.uint32_t) (core.ExpertsO
 		Interleaved: interleaved,
 		Alpha:       float32(o.alpha),
 		Limit:       float32(o.limit),
+		Layer:       int32(o.layer),
 	}, nil
 }

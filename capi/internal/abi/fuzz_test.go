@@ -154,6 +154,21 @@ func (b *bytes) tensor(p *pages, field string) uintptr {
 	return uintptr(unsafe.Pointer(d))
 }
 
+// text builds a C string and returns its address, or something else than one.
+func (b *bytes) text(p *pages) uintptr {
+	switch kind := b.next(); {
+	case kind < 64:
+		return 0
+	case kind < 67:
+		return uintptr(kind - 63)
+	}
+	text := p.take(int(b.next()%32) + 1)
+	for i := range text[:len(text)-1] {
+		text[i] = max(1, b.next())
+	}
+	return uintptr(unsafe.Pointer(unsafe.SliceData(text)))
+}
+
 // fill builds a struct S: its size, and in every pointer field a DLTensor, except
 // that options get the address given. Small numbers come from limits; other
 // numbers have the values of init, or wild ones.
@@ -174,7 +189,11 @@ func fill[S any](b *bytes, p *pages, options unsafe.Pointer, init S) unsafe.Poin
 			if odd := b.next(); odd >= 250 {
 				*(*uintptr)(at) = uintptr(odd % 4) // any other number may be an address
 			}
-		case "stream":
+		case "stream", "workspace", "workspace_size":
+			*(*uintptr)(at) = uintptr(b.odd(0))
+		case "devices", "sysfs_root", "replay_path", "trace_path", "path", "run", "calibration":
+			*(*uintptr)(at) = b.text(p)
+		case "meter":
 			*(*uintptr)(at) = uintptr(b.odd(0))
 		default:
 			field := reflect.NewAt(fields.Field(i).Type, at).Elem()
@@ -203,6 +222,7 @@ func fill[S any](b *bytes, p *pages, options unsafe.Pointer, init S) unsafe.Poin
 var limits = map[string]byte{
 	"abi_version": 3, "device_type": 4, "device_id": 3, "num_threads": 4,
 	"mode": 4, "binding": 3, "solver": 3, "top_k": 6, "budgeted": 3, "normalize_top_k": 2, "num_groups": 4, "top_k_groups": 4,
+	"source": 9, "layer": 3,
 	"activation": 11, "gated": 2, "interleaved": 2, "num_tokens": 20,
 }
 
@@ -321,7 +341,7 @@ func FuzzRouterUpdate(f *testing.F) {
 
 func FuzzRouterReport(f *testing.F) {
 	fuzz(f, func(_ *testing.T, b *bytes, p *pages, e *core.Engine) error {
-		out := fill(b, p, nil, RouterReport{})
+		out := fill(b, p, nil, Report{})
 		return RouterReportCompute(fill(b, p, b.routerOptions(p), RouterReportArgs{}), out,
 			func(a *core.RouterReportArgs) (core.RouterReport, error) {
 				if !p.inside(a) {
@@ -351,5 +371,19 @@ func FuzzExpertsBackward(f *testing.F) {
 			}
 			return experts.Backward(e, a)
 		})
+	})
+}
+
+func FuzzMeterOptions(f *testing.F) {
+	fuzz(f, func(_ *testing.T, b *bytes, p *pages, _ *core.Engine) error {
+		_, err := DecodeMeterOptions(fill(b, p, nil, MeterOptions{poll_seconds: 0.02}))
+		return err
+	})
+}
+
+func FuzzRecorderOptions(f *testing.F) {
+	fuzz(f, func(_ *testing.T, b *bytes, p *pages, _ *core.Engine) error {
+		_, err := DecodeRecorderOptions(fill(b, p, nil, RecorderOptions{}))
+		return err
 	})
 }

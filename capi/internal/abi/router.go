@@ -22,7 +22,7 @@ var (
 // arguments are valid only until do returns; so it is for the functions below.
 func RouterForward(p unsafe.Pointer, do func(*core.RouterForwardArgs) error) error {
 	return routerForwardCalls.run(func(to *core.RouterForwardArgs, t *tensors) error {
-		a, err := check[RouterForwardArgs]("args", p)
+		a, err := grown[RouterForwardArgs]("args", p, unsafe.Offsetof(RouterForwardArgs{}.workspace), &t.room)
 		if err != nil {
 			return err
 		}
@@ -42,6 +42,7 @@ func RouterForward(p unsafe.Pointer, do func(*core.RouterForwardArgs) error) err
 			Counts:       t.take("counts", &a.counts),
 			PriceOut:     t.take("price_out", &a.price_out),
 			Stream:       stream(&a.stream),
+			Workspace:    workspace(&a.workspace, a.workspace_size),
 		}
 		return err
 	}, do)
@@ -50,7 +51,7 @@ func RouterForward(p unsafe.Pointer, do func(*core.RouterForwardArgs) error) err
 // RouterBackward decodes gmoe_router_backward_args and runs do on them.
 func RouterBackward(p unsafe.Pointer, do func(*core.RouterBackwardArgs) error) error {
 	return routerBackwardCalls.run(func(to *core.RouterBackwardArgs, t *tensors) error {
-		a, err := check[RouterBackwardArgs]("args", p)
+		a, err := grown[RouterBackwardArgs]("args", p, unsafe.Offsetof(RouterBackwardArgs{}.workspace), &t.room)
 		if err != nil {
 			return err
 		}
@@ -72,6 +73,7 @@ func RouterBackward(p unsafe.Pointer, do func(*core.RouterBackwardArgs) error) e
 			GradBias:         t.take("grad_bias", &a.grad_bias),
 			GradTemperature:  t.take("grad_temperature", &a.grad_temperature),
 			Stream:           stream(&a.stream),
+			Workspace:        workspace(&a.workspace, a.workspace_size),
 		}
 		return err
 	}, do)
@@ -80,7 +82,7 @@ func RouterBackward(p unsafe.Pointer, do func(*core.RouterBackwardArgs) error) e
 // RouterUpdate decodes gmoe_router_update_args and runs do on them.
 func RouterUpdate(p unsafe.Pointer, do func(*core.RouterUpdateArgs) error) error {
 	return routerUpdateCalls.run(func(to *core.RouterUpdateArgs, t *tensors) error {
-		a, err := check[RouterUpdateArgs]("args", p)
+		a, err := grown[RouterUpdateArgs]("args", p, unsafe.Offsetof(RouterUpdateArgs{}.workspace), &t.room)
 		if err != nil {
 			return err
 		}
@@ -96,20 +98,16 @@ func RouterUpdate(p unsafe.Pointer, do func(*core.RouterUpdateArgs) error) error
 			Price:     t.take("price", &a.price),
 			Gap:       t.take("gap", &a.gap),
 			Stream:    stream(&a.stream),
+			Workspace: workspace(&a.workspace, a.workspace_size),
 		}
 		return err
 	}, do)
 }
 
-// RouterReportCompute decodes gmoe_router_report_args, runs do on them, and writes
-// what it returns to the gmoe_router_report at out.
-func RouterReportCompute(p, out unsafe.Pointer, do func(*core.RouterReportArgs) (core.RouterReport, error)) error {
-	report, err := check[RouterReport]("out", out)
-	if err != nil {
-		return err
-	}
+// RouterReport decodes gmoe_router_report_args and runs do on them.
+func RouterReport(p unsafe.Pointer, do func(*core.RouterReportArgs) error) error {
 	return routerReportCalls.run(func(to *core.RouterReportArgs, t *tensors) error {
-		a, err := check[RouterReportArgs]("args", p)
+		a, err := grown[RouterReportArgs]("args", p, unsafe.Offsetof(RouterReportArgs{}.workspace), &t.room)
 		if err != nil {
 			return err
 		}
@@ -121,9 +119,20 @@ func RouterReportCompute(p, out unsafe.Pointer, do func(*core.RouterReportArgs) 
 			Price:         t.take("price", &a.price),
 			PreviousIndex: t.take("previous_index", &a.previous_index),
 			Stream:        stream(&a.stream),
+			Workspace:     workspace(&a.workspace, a.workspace_size),
 		}
 		return err
-	}, func(a *core.RouterReportArgs) error {
+	}, do)
+}
+
+// RouterReportCompute decodes gmoe_router_report_args, runs do on them, and writes
+// what it returns to the gmoe_router_report at out.
+func RouterReportCompute(p, out unsafe.Pointer, do func(*core.RouterReportArgs) (core.RouterReport, error)) error {
+	report, err := check[Report]("out", out)
+	if err != nil {
+		return err
+	}
+	return RouterReport(p, func(a *core.RouterReportArgs) error {
 		r, err := do(a)
 		if err != nil {
 			return err

@@ -18,8 +18,7 @@ const maxStructSize = 4096
 // as long as the bytes that this library does not know are zero, which every
 // appended field must take to mean "as before".
 //
-// S is now the version 1 struct. When a field is appended, a caller's smaller
-// struct has to be copied into a zeroed S of the pool here.
+// S has the size of version 1; grown is check for a struct that has grown since.
 func check[S any](argument string, p unsafe.Pointer) (*S, error) {
 	return checkAt[S](argument, &p)
 }
@@ -30,23 +29,56 @@ func checkAt[S any, P any](argument string, field *P) (*S, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s == nil {
-		return nil, core.Invalidf(argument, "is NULL")
+	if err := checkSize(argument, unsafe.Pointer(s), unsafe.Sizeof(*s), unsafe.Sizeof(*s)); err != nil {
+		return nil, err
 	}
-	p := unsafe.Pointer(s)
+	return s, nil
+}
+
+// room is where the struct of a caller with an older header is completed with zeros. To
+// Go it holds no pointers: what a caller takes for one may be any number.
+type room [32]uint64
+
+// grown is check for a struct that fields were appended to: first is its size in version 1.
+func grown[S any](argument string, p unsafe.Pointer, first uintptr, r *room) (*S, error) {
+	s, err := pointer[S](argument, &p)
+	if err != nil {
+		return nil, err
+	}
 	known := unsafe.Sizeof(*s)
+	if err := checkSize(argument, unsafe.Pointer(s), first, known); err != nil {
+		return nil, err
+	}
 	size := uintptr(*(*uint32)(p))
-	if size < known || size > maxStructSize {
-		return nil, core.Invalidf(argument, "struct_size %d, want %d: initialise it with its _INIT macro", size, known)
+	if size >= known {
+		return s, nil
+	}
+	*r = room{}
+	whole := unsafe.Slice((*byte)(unsafe.Pointer(r)), unsafe.Sizeof(*r))[:known]
+	copy(whole, unsafe.Slice((*byte)(p), size))
+	return (*S)(unsafe.Pointer(r)), nil
+}
+
+// checkSize checks the struct_size at p: at least first, and zeros past the bytes known.
+func checkSize(argument string, p unsafe.Pointer, first, known uintptr) error {
+	if p == nil {
+		return core.Invalidf(argument, "is NULL")
+	}
+	size := uintptr(*(*uint32)(p))
+	if size < first || size > maxStructSize {
+		return core.Invalidf(argument, "struct_size %d, want %d: initialise it with its _INIT macro", size, known)
+	}
+	if size <= known {
+		return nil
 	}
 	for _, b := range unsafe.Slice((*byte)(unsafe.Add(p, known)), size-known) {
 		if b != 0 {
-			return nil, core.Errorf(core.Unsupported,
+			return core.Errorf(core.Unsupported,
 				"%s: struct_size %d is of a newer version than this library's %d, and a field that it does not know is set",
 				argument, size, known)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // pointer loads the pointer to an S that lies at field, after checking that it is
@@ -87,3 +119,8 @@ func boolean[I ~int32](argument string, value I) (bool, error) {
 
 // stream reads a CUstream as the number that it is.
 func stream(field *unsafe.Pointer) core.Stream { return *(*core.Stream)(unsafe.Pointer(field)) }
+
+// workspace reads the fields that lend memory. The address is the device's, so a number.
+func workspace[I ~uint64](field *unsafe.Pointer, size I) core.Workspace {
+	return core.Workspace{Base: *(*uintptr)(unsafe.Pointer(field)), Size: uint64(size)}
+}

@@ -100,8 +100,8 @@ func TestArgumentStructs(t *testing.T) {
 	require.ErrorContains(t, RouterReportCompute(small, nil, nil), "out: is NULL")
 }
 
-func newReport() RouterReport {
-	var r RouterReport
+func newReport() Report {
+	var r Report
 	r.struct_size = 128
 	return r
 }
@@ -109,7 +109,7 @@ func newReport() RouterReport {
 func TestOptionsAreChecked(t *testing.T) {
 	options := newExpertsOptions()
 	var args ExpertsForwardArgs
-	args.struct_size = 96
+	args.struct_size = 112
 	run := func() error {
 		return ExpertsForward(unsafe.Pointer(&args), func(a *core.ExpertsForwardArgs) error {
 			require.Equal(t, core.DefaultExpertsOptions(), a.Options)
@@ -126,7 +126,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	require.ErrorContains(t, run(), "gated: 2, want 0 or 1")
 	options = newExpertsOptions()
 	options.struct_size = 8
-	require.ErrorContains(t, run(), "options: struct_size 8, want 24")
+	require.ErrorContains(t, run(), "options: struct_size 8, want 28")
 	options = newExpertsOptions()
 	args.reserved = 9
 	require.ErrorContains(t, run(), "args: reserved is 9, want 0")
@@ -140,7 +140,7 @@ func newExpertsOptions() ExpertsOptions {
 func TestStreamIsANumber(t *testing.T) {
 	options := newExpertsOptions()
 	var args ExpertsForwardArgs
-	args.struct_size = 96
+	args.struct_size = 112
 	args.options = &options
 	for _, value := range []uintptr{0, 1, 2, 0x7fff12345678} {
 		*(*uintptr)(unsafe.Pointer(&args.stream)) = value
@@ -151,12 +151,52 @@ func TestStreamIsANumber(t *testing.T) {
 	}
 }
 
+// A program compiled before the workspace was added passes structs that end before it.
+// Its pointers, which are any numbers, are checked as ever.
+func TestOlderStructs(t *testing.T) {
+	options := newExpertsOptions()
+	x := valid(t)
+	var args ExpertsForwardArgs
+	args.struct_size, args.options, args.hidden_states = 96, &options, &x
+	old := guarded(t, *(*[96]byte)(unsafe.Pointer(&args)))
+	called := false
+	do := func(a *core.ExpertsForwardArgs) error {
+		called = true
+		require.Equal(t, []int64{2, 3}, a.HiddenStates.Shape)
+		require.Equal(t, core.Workspace{}, a.Workspace)
+		return nil
+	}
+	require.NoError(t, ExpertsForward(old, do))
+	require.True(t, called)
+
+	setSizes(&args.output, unsafe.Pointer(pointerTo[byte](13)))
+	old = guarded(t, *(*[96]byte)(unsafe.Pointer(&args)))
+	require.ErrorContains(t, ExpertsForward(old, do), "output: pointer 0xd is not an address")
+
+	*(*uint32)(old) = 95
+	require.ErrorContains(t, ExpertsForward(old, do), "args: struct_size 95, want 112")
+}
+
+// A workspace is an address of the device, which to the host is a number.
+func TestWorkspace(t *testing.T) {
+	options := newExpertsOptions()
+	var args ExpertsForwardArgs
+	args.struct_size, args.options, args.workspace_size = 112, &options, 7
+	for _, address := range []uintptr{0, 3, 0x7fff12345678} {
+		*(*uintptr)(unsafe.Pointer(&args.workspace)) = address
+		require.NoError(t, ExpertsForward(unsafe.Pointer(&args), func(a *core.ExpertsForwardArgs) error {
+			require.Equal(t, core.Workspace{Base: address, Size: 7}, a.Workspace)
+			return nil
+		}))
+	}
+}
+
 // Decoding runs once per call of every operation: it must not allocate.
 func TestDecodingDoesNotAllocate(t *testing.T) {
 	options := newExpertsOptions()
 	x := valid(t)
 	args := ExpertsForwardArgs{
-		struct_size: 96, options: &options, hidden_states: &x, top_k_index: &x, top_k_weights: &x, gate_up_proj: &x,
+		struct_size: 112, options: &options, hidden_states: &x, top_k_index: &x, top_k_weights: &x, gate_up_proj: &x,
 		gate_up_bias: &x, down_proj: &x, down_bias: &x, output: &x, pre_activation: &x,
 	}
 	do := func(a *core.ExpertsForwardArgs) error { return nil }

@@ -20,9 +20,11 @@ const (
 // tensors converts the DLTensors of one call. The first error sticks, so that a
 // list of conversions reads as a list.
 type tensors struct {
-	views [maxTensors]core.Tensor
-	used  int
-	err   error
+	room    room // for the struct that holds them, if its header was older
+	options room // and for its options
+	views   [maxTensors]core.Tensor
+	used    int
+	err     error
 }
 
 // maxTensors is the number of DLTensor arguments of the call that has most.

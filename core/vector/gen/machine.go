@@ -19,6 +19,7 @@ type machine struct {
 	wide      bool // AVX-512, else AVX2 with FMA
 	labels    int
 	constants map[string]operand.Mem
+	encodings map[*ir.Instruction]encoding // instructions that stand for others
 }
 
 // lanes is the number of float32 in a vector register.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/ir"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/pass"
 	"github.com/mmcloughlin/avo/printer"
@@ -20,15 +21,19 @@ import (
 var kernels = []struct {
 	name  string
 	write func(*machine)
+	sets  []bool // wide or not
 }{
-	{"gemm_nt", gemmNT},
-	{"gemm_nn", gemmNN},
-	{"gemm_tn", gemmTN},
-	{"arithmetic", arithmetic},
-	{"bf16", conversions},
-	{"exp", exponentials},
-	{"swiglu", swiGLU},
+	{"gemm_nt", gemmNT, both},
+	{"gemm_nn", gemmNN, both},
+	{"gemm_tn", gemmTN, both},
+	{"arithmetic", arithmetic, both},
+	{"bf16", conversions, both},
+	{"exp", exponentials, both},
+	{"swiglu", swiGLU, both},
+	{"halves", halves, []bool{true}},
 }
+
+var both = []bool{false, true}
 
 func main() {
 	out := ".."
@@ -41,8 +46,8 @@ func main() {
 // generate writes all files to a folder.
 func generate(out string) {
 	for _, kernel := range kernels {
-		for _, wide := range []bool{false, true} {
-			m := &machine{Context: build.NewContext(), wide: wide, constants: map[string]operand.Mem{}}
+		for _, wide := range kernel.sets {
+			m := &machine{Context: build.NewContext(), wide: wide, constants: map[string]operand.Mem{}, encodings: map[*ir.Instruction]encoding{}}
 			m.ConstraintExpr("!purego")
 			kernel.write(m)
 			file, err := m.Result()
@@ -52,6 +57,7 @@ func generate(out string) {
 			if err := pass.Compile.Execute(file); err != nil {
 				log.Fatalf("%s %s: %v", kernel.name, m.suffix(), err)
 			}
+			m.encode(file)
 			for _, f := range file.Functions() {
 				if !wide && slices.ContainsFunc(f.ISA, func(set string) bool { return strings.HasPrefix(set, "AVX512") }) {
 					log.Fatalf("%s: needs %v, which AVX2 machines lack: does it use more than 16 registers?", f.Name, f.ISA)

@@ -62,9 +62,9 @@ static const struct delayload_symbol libcuda_symbols[] = {LIBCUDA_SYMBOLS(SYMBOL
 static const struct delayload_symbol libnvidia_ml_symbols[] = {LIBNVIDIA_ML_SYMBOLS(SYMBOL)};
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-struct delayload_library delayload_libcuda = {libcuda_symbols, COUNT(libcuda_symbols), (void *)cuda_missing};
+struct delayload_library delayload_libcuda = {libcuda_symbols, COUNT(libcuda_symbols), (void *)cuda_missing, NULL};
 struct delayload_library delayload_libnvidia_ml = {libnvidia_ml_symbols, COUNT(libnvidia_ml_symbols),
-                                                   (void *)nvml_missing};
+                                                   (void *)nvml_missing, NULL};
 
 const char *delayload_open(struct delayload_library *library, const char *file) {
   void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
@@ -73,7 +73,8 @@ const char *delayload_open(struct delayload_library *library, const char *file) 
     void *function = dlsym(handle, library->symbols[i].name);
     *library->symbols[i].slot = function != NULL ? function : library->missing;
   }
-  return NULL; /* The handle stays open: the slots point into the library. */
+  library->handle = handle; /* It stays open: the slots point into the library. */
+  return NULL;
 }
 
 const char *delayload_path(const struct delayload_library *library) {

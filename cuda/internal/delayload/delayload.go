@@ -8,6 +8,7 @@ package delayload
 /*
 #cgo CFLAGS: -std=gnu11 -Wall -Wextra
 #cgo LDFLAGS: -ldl
+#include <dlfcn.h>
 #include <stdlib.h>
 
 #include "delayload.h"
@@ -64,6 +65,19 @@ func (l *Library) Path() string {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	return l.path
+}
+
+// Symbol is the address of a function of the open library that is not among those that
+// it was loaded for; 0 when it has none of that name, or is not open.
+func (l *Library) Symbol(name string) uintptr {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	if l.path == "" {
+		return 0
+	}
+	text := C.CString(name)
+	defer C.free(unsafe.Pointer(text))
+	return uintptr(C.dlsym(l.c.handle, text))
 }
 
 // Missing lists the functions that the open library lacks, which is so when the

@@ -15,6 +15,7 @@ struct delayload_library {
   const struct delayload_symbol *symbols; /* what to look up in it */
   size_t count;
   void *missing; /* what slots hold whose symbol the library lacks */
+  void *handle;  /* of the loader; NULL until the library is open */
 };
 
 extern struct delayload_library delayload_libcuda;

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from genesis_moe._doctor import doctor
     from genesis_moe._engine import engine_counters, set_num_threads
     from genesis_moe._library import library_path
+    from genesis_moe._monitor import Monitor, monitor
     from genesis_moe._report import RouterReport, report
     from genesis_moe._step import step
+    from genesis_moe.energy import EnergyMeter, EnergyRecorder, ExpertNames, Reading
     from genesis_moe.errors import (
         AbiMismatchError,
         DriverError,
@@ -73,10 +75,16 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "RouterReport": ("_report", None),
     "Routing": ("routing", None),
     "RouterOptions": ("options", None),
+    "EnergyMeter": ("energy.meter", None),
+    "Reading": ("energy.meter", None),
+    "EnergyRecorder": ("energy.recorder", None),
+    "ExpertNames": ("energy.names", "torch"),
     "doctor": ("_doctor", None),
     "engine_counters": ("_engine", None),
     "set_num_threads": ("_engine", None),
     "library_path": ("_library", None),
+    "monitor": ("_monitor", None),
+    "Monitor": ("_monitor", None),
     "inject": ("huggingface.injection", "transformers"),
     "inject_router": ("huggingface.injection", "transformers"),
     **dict.fromkeys(_ERRORS, ("errors", None)),
@@ -85,6 +93,9 @@ _HOMES: dict[str, tuple[str, str | None]] = {
 __all__ = [
     "AbiMismatchError",
     "DriverError",
+    "EnergyMeter",
+    "EnergyRecorder",
+    "ExpertNames",
     "ForkedError",
     "GenesisMoeError",
     "InternalError",
@@ -92,8 +103,10 @@ __all__ = [
     "InvalidHandleError",
     "LibraryNotFoundError",
     "MoE",
+    "Monitor",
     "NoDeviceError",
     "OutOfMemoryError",
+    "Reading",
     "Router",
     "RouterOptions",
     "RouterReport",
@@ -107,6 +120,7 @@ __all__ = [
     "inject",
     "inject_router",
     "library_path",
+    "monitor",
     "report",
     "set_num_threads",
     "step",

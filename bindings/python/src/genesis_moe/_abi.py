@@ -98,6 +98,7 @@ class ExpertsOptions(Structure):
         ("interleaved", c_int32),
         ("alpha", c_float),
         ("limit", c_float),
+        ("layer", c_int32),
     ]
 
 
@@ -109,6 +110,8 @@ def _arguments(options: type[Structure], *fields: str | tuple[str, Any]) -> list
         ("options", POINTER(options)),
         *((field, POINTER(DLTensor)) if isinstance(field, str) else field for field in fields),
         ("stream", c_void_p),
+        ("workspace", c_void_p),
+        ("workspace_size", c_uint64),
     ]
 
 
@@ -225,6 +228,61 @@ class ExpertsBackwardArgs(Structure):
     )
 
 
+class MeterOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("source", c_int32),
+        ("devices", c_char_p),
+        ("sysfs_root", c_char_p),
+        ("replay_path", c_char_p),
+        ("trace_path", c_char_p),
+        ("poll_seconds", c_double),
+        ("idle_watts", c_double),
+        ("rated_watts", c_double),
+    ]
+
+
+class MeterReading(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("source", c_int32),
+        ("quality", c_int32),
+        ("settled", c_int32),
+        ("low_resolution", c_int32),
+        ("incomplete", c_int32),
+        ("seconds", c_double),
+        ("joules", c_double),
+        ("uncertainty_joules", c_double),
+    ]
+
+
+class RecorderOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("meter", c_void_p),
+        ("path", c_char_p),
+        ("run", c_char_p),
+        ("calibration", c_char_p),
+    ]
+
+
+class MonitorOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("abi_version", c_uint32),
+        ("address", c_char_p),
+        ("token", c_char_p),
+        ("hosts", c_char_p),
+        ("allow_remote", c_int32),
+        ("interval_milliseconds", c_int32),
+    ]
+
+
+class MonitorFileOptions(Structure):
+    _fields_ = [("struct_size", c_uint32), ("follow", c_int32), ("speed", c_double)]
+
+
 # Every function of the header: its argument types and what it returns.
 PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
     "gmoe_abi_version": ([], c_uint32),
@@ -236,6 +294,10 @@ PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
     "gmoe_engine_create": ([POINTER(EngineOptions), POINTER(c_void_p)], c_int32),
     "gmoe_engine_destroy": ([c_void_p], c_int32),
     "gmoe_engine_counters": ([c_void_p, POINTER(Counters)], c_int32),
+    "gmoe_engine_expert_work": (
+        [c_void_p, c_int32, POINTER(c_uint64), c_size_t, POINTER(c_size_t)],
+        c_int32,
+    ),
     "gmoe_router_forward": ([c_void_p, POINTER(RouterForwardArgs)], c_int32),
     "gmoe_router_backward": ([c_void_p, POINTER(RouterBackwardArgs)], c_int32),
     "gmoe_router_update": ([c_void_p, POINTER(RouterUpdateArgs)], c_int32),
@@ -244,7 +306,37 @@ PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
         c_int32,
     ),
     "gmoe_experts_forward": ([c_void_p, POINTER(ExpertsForwardArgs)], c_int32),
+    "gmoe_monitor_start": ([POINTER(MonitorOptions), POINTER(c_void_p)], c_int32),
+    "gmoe_monitor_url": ([c_void_p, c_void_p, c_size_t, POINTER(c_size_t)], c_int32),
+    "gmoe_monitor_log": ([c_void_p, c_char_p, c_size_t], c_int32),
+    "gmoe_monitor_attach": ([c_void_p, c_void_p], c_int32),
+    "gmoe_monitor_open": ([c_void_p, c_char_p, POINTER(MonitorFileOptions)], c_int32),
+    "gmoe_monitor_stop": ([c_void_p], c_int32),
     "gmoe_experts_backward": ([c_void_p, POINTER(ExpertsBackwardArgs)], c_int32),
+    "gmoe_meter_create": ([POINTER(MeterOptions), POINTER(c_void_p)], c_int32),
+    "gmoe_meter_destroy": ([c_void_p], c_int32),
+    "gmoe_meter_begin": ([c_void_p, c_char_p], c_int32),
+    "gmoe_meter_end": ([c_void_p, c_char_p, c_double, POINTER(MeterReading)], c_int32),
+    "gmoe_meter_describe": ([c_void_p, c_void_p, c_size_t, POINTER(c_size_t)], c_int32),
+    "gmoe_recorder_create": ([POINTER(RecorderOptions), POINTER(c_void_p)], c_int32),
+    "gmoe_recorder_log": ([c_void_p, c_char_p], c_int32),
+    "gmoe_recorder_mark": ([c_void_p], c_int32),
+    "gmoe_recorder_flush": ([c_void_p], c_int32),
+    "gmoe_recorder_metrics": ([c_void_p, c_void_p, c_size_t, POINTER(c_size_t)], c_int32),
+    "gmoe_recorder_destroy": ([c_void_p], c_int32),
+    "gmoe_record_csv": ([c_char_p, c_char_p], c_int32),
 }
+for _operation, _arguments_type in (
+    ("router_forward", RouterForwardArgs),
+    ("router_backward", RouterBackwardArgs),
+    ("router_update", RouterUpdateArgs),
+    ("router_report", RouterReportArgs),
+    ("experts_forward", ExpertsForwardArgs),
+    ("experts_backward", ExpertsBackwardArgs),
+):
+    PROTOTYPES[f"gmoe_{_operation}_workspace_size"] = (
+        [c_void_p, POINTER(_arguments_type), POINTER(c_uint64)],
+        c_int32,
+    )
 
 assert sizeof(c_void_p) == 8, "genesis_moe needs a 64-bit Python"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from genesis_moe import _abi
 from genesis_moe._library import error_of, library
@@ -22,10 +22,20 @@ MAX_DIMENSIONS = 8
 View = tuple[int, int, int, int, int, "tuple[int, ...]", "tuple[int, ...]"]
 ViewOf = Callable[[str, Any], View]
 
+
+class Queue(NamedTuple):
+    """Where a call runs on a GPU: a CUstream, and what allocates memory in its order."""
+
+    stream: int
+    allocate: Callable[[int], tuple[int, Any]]
+    """Bytes to an address and what keeps it; to be let go when the call has returned."""
+
+
 _VIEW_BYTES = ctypes.sizeof(_abi.DLTensor)
 _SLOT_BYTES = _VIEW_BYTES + 2 * 8 * MAX_DIMENSIONS
 # A DLTensor, then its shape, then its strides, by the number of dimensions.
 _PACK = [struct.Struct(f"@QiiiBBHQQQ{n}q{n}q").pack_into for n in range(MAX_DIMENSIONS + 1)]
+_WORKSPACE = struct.Struct("@QQ")  # the last two fields
 
 _FORMATS: dict[Any, str] = {ctypes.c_int64: "q", ctypes.c_double: "d"}
 
@@ -39,12 +49,13 @@ class Function:
 
     def __init__(self, name: str, arguments: type[ctypes.Structure]) -> None:
         self.name = name
+        self.workspace_size = name.removesuffix("_compute") + "_workspace_size"
         self.arguments = arguments
-        fields = arguments._fields_[3:-1]
+        fields = arguments._fields_[3:-3]
         # The name of each tensor field; None for a number.
         self.names = [field[0] if field[1] not in _FORMATS else None for field in fields]
         formats = "".join(_FORMATS.get(field[1], "Q") for field in fields)
-        self.head = struct.Struct(f"@IIQ{formats}Q")
+        self.head = struct.Struct(f"@IIQ{formats}QQQ")
         self.size = ctypes.sizeof(arguments)
         assert self.head.size == self.size
         self.call: Any = None
@@ -56,7 +67,7 @@ class Function:
         options: ctypes.Structure,
         values: tuple[Any, ...],
         view_of: ViewOf,
-        stream: int = 0,
+        queue: Queue | None = None,
         *more: Any,
     ) -> None:
         call = self.call
@@ -98,13 +109,27 @@ class Function:
                         *strides,
                     )
                     head.append(here)
-            head.append(stream)
+            head += (0, 0, 0) if queue is None else (queue.stream, 0, 0)
             self.head.pack_into(memory, 0, *head)
+            scratch = None if queue is None else self._lend(queue, engine, block)
             status = call(engine, block.pointer, *more)
+            del scratch
         finally:
             self.free.append(block)
         if status:
             raise error_of(status)
+
+    def _lend(self, queue: Queue, engine: int, block: _Block) -> Any:
+        """Puts the workspace that a call needs into its struct; returns what keeps it."""
+        needed = ctypes.c_uint64()
+        status = getattr(library(), self.workspace_size)(engine, block.pointer, ctypes.byref(needed))
+        if status:
+            raise error_of(status)
+        if needed.value == 0:
+            return None
+        address, owner = queue.allocate(needed.value)
+        _WORKSPACE.pack_into(block.memory, self.size - _WORKSPACE.size, address, needed.value)
+        return owner
 
 
 class _Block:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import json
 import platform
 from typing import Any
 
-from genesis_moe._library import check, library, library_path
+from genesis_moe._library import library, library_path
+from genesis_moe._text import text_of
 
 PACKAGES = ("genesis-moe", "numpy", "torch", "transformers", "ml_dtypes")
 
@@ -19,24 +19,53 @@ def doctor() -> dict[str, Any]:
     ``library`` is the path of the shared library; ``packages`` holds versions, or None for
     what is not installed. Imports none of them. LibraryNotFoundError lists where it looked.
     """
-    lib = library()
-    needed = ctypes.c_size_t()
-    # The text may grow between the two calls (a counter more digits), so ask until it fits.
-    capacity = 4096
-    while True:
-        buffer = ctypes.create_string_buffer(capacity)
-        status = lib.gmoe_doctor(buffer, capacity, ctypes.byref(needed))
-        if needed.value <= capacity:
-            check(status)
-            break
-        capacity = needed.value
-    found: dict[str, Any] = json.loads(buffer.value)
+    found: dict[str, Any] = json.loads(text_of(library().gmoe_doctor))
     return {
         **found,
         "library": library_path(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """What :func:`doctor` found in plain words: a line for each thing that is there, or is not, and why it matters."""
+    blas, cuda, packages = found["blas"], found["devices"]["cuda"], found["packages"]
+    return [
+        _line(True, f"the library, genesis-moe {found['version']}: {found['library']}", ""),
+        _line(
+            blas["name"] != "gonum",
+            f"a fast BLAS, {blas['name']}: {blas['path']}",
+            "a BLAS: matrix products run in pure Go, many times slower. Install OpenBLAS, or set GENESIS_MOE_BLAS "
+            "to the path of one",
+        ),
+        _line(
+            cuda["count"] > 0,
+            f"CUDA devices: {cuda['count']}",
+            "a CUDA device (there is no driver, or it sees none): everything runs on the CPU",
+        ),
+        _line(
+            found["nvml"]["found"],
+            "NVML, which measures the energy of GPUs",
+            "NVML (libnvidia-ml.so.1): the energy of GPUs cannot be measured",
+        ),
+        *(
+            _line(packages[name] is not None, f"{name} {packages[name]}", f"{name}: {without}")
+            for name, without in _WITHOUT.items()
+        ),
+    ]
+
+
+_WITHOUT = {
+    "numpy": "nothing works without it; pip install numpy",
+    "torch": "the functions of NumPy arrays work; for layers: pip install 'genesis-moe[torch]'",
+    "transformers": "for Hugging Face models: pip install 'genesis-moe[transformers]'",
+    "ml_dtypes": "NumPy has no bfloat16 without it; pip install ml_dtypes",
+}
+
+
+def _line(there: bool, found: str, missing: str) -> str:
+    return f"found    {found}" if there else f"missing  {missing}"
 
 
 def _version(package: str) -> str | None:

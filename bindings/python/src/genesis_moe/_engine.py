@@ -48,6 +48,11 @@ def _create(key: tuple[int, int, int]) -> int:
         return _engines[key]
 
 
+def handles() -> list[int]:
+    """The engines made so far."""
+    return list(_engines.values())
+
+
 def engine_counters() -> dict[str, int]:
     """The work done so far by all engines of this process.
 
@@ -58,7 +63,7 @@ def engine_counters() -> dict[str, int]:
     """
     names = [field[0] for field in _abi.Counters._fields_[2:]]
     total = dict.fromkeys(names, 0)
-    for handle in list(_engines.values()):
+    for handle in handles():
         counters = _abi.Counters(struct_size=ctypes.sizeof(_abi.Counters))
         check(library().gmoe_engine_counters(handle, ctypes.byref(counters)))
         for name in names:

@@ -110,7 +110,7 @@ def experts(
     down_proj: np.ndarray,
     gate_up_bias: np.ndarray | None,
     down_bias: np.ndarray | None,
-    options: tuple[str, bool, bool, float, float],
+    options: tuple[str, bool, bool, float, float, int],
 ) -> np.ndarray:
     struct = experts_struct(*experts_scalars(*options))
     _size("hidden_states", hidden_states, 2, 0)

@@ -55,12 +55,12 @@ def compute(
     options: RouterOptions,
     tensors: tuple[Any, Any, Any, Any],
     view_of: _call.ViewOf,
-    stream: int = 0,
+    queue: _call.Queue | None = None,
 ) -> RouterReport:
     """The report on (logits, top_k_index, price or None, previous_index or None)."""
     out = _abi.RouterReport(struct_size=ctypes.sizeof(_abi.RouterReport))
     struct = router_struct(*options.scalars())
-    _call.router_report(engine, struct, tensors, view_of, stream, ctypes.byref(out))
+    _call.router_report(engine, struct, tensors, view_of, queue, ctypes.byref(out))
     return RouterReport(**{name: getattr(out, name) for name in _FIELDS})
 
 

@@ -56,7 +56,7 @@ def experts(
     down_proj: Tensor,
     gate_up_bias: Tensor | None,
     down_bias: Tensor | None,
-    options: tuple[str, bool, bool, float, float],
+    options: tuple[str, bool, bool, float, float, int],
 ) -> Tensor:
     inputs = hidden_states, top_k_index, top_k_weights, gate_up_proj, gate_up_bias, down_proj, down_bias
     _check_tensors(
@@ -88,7 +88,7 @@ def update(
     numbers: tuple[int, float, float, float, float],
 ) -> None:
     tensors = counts, *numbers, price, gap
-    _call.router_update(_engine(counts), router_struct(*options.scalars()), tensors, view_of, _stream(counts))
+    _call.router_update(_engine(counts), router_struct(*options.scalars()), tensors, view_of, _queue(counts))
     for tensor in (price, gap):
         if tensor is not None:
             torch.autograd.graph.increment_version(tensor)
@@ -102,7 +102,7 @@ def report(
     previous_index: Tensor | None,
 ) -> RouterReport:
     tensors = logits, index, price, previous_index
-    return _report.compute(_engine(logits), options, tensors, view_of, _stream(logits))
+    return _report.compute(_engine(logits), options, tensors, view_of, _queue(logits))
 
 
 def _autocast_dtype(hidden_states: Tensor) -> torch.dtype | None:
@@ -143,7 +143,8 @@ def view_of(name: str, tensor: Any) -> _call.View:
     try:
         code, bits = _DTYPES[tensor.dtype]
     except KeyError:
-        wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+        alike = (d for d in _DTYPES if d.is_floating_point == tensor.dtype.is_floating_point)
+        wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in alike)
         raise InvalidArgumentError(f"{name}: dtype {tensor.dtype}, want one of {wanted}") from None
     if tensor.is_cpu:
         return tensor.data_ptr(), 1, 0, code, bits, tensor.shape, tensor.stride()
@@ -163,8 +164,21 @@ def _engine(tensor: Tensor) -> int:
     return engine(*_device("hidden_states", tensor), torch.get_num_threads() if tensor.is_cpu else 0)
 
 
-def _stream(tensor: Tensor) -> int:
-    return 0 if tensor.is_cpu else torch.cuda.current_stream(tensor.device).cuda_stream
+def _queue(tensor: Tensor) -> _call.Queue | None:
+    """The stream that torch is working on, and torch's own allocator for the workspace.
+
+    The allocator gives memory out in the order of that stream, so the workspace may be
+    let go as soon as the call returns; in a graph it comes from the graph's own pool.
+    """
+    if tensor.is_cpu:
+        return None
+    device = tensor.device
+
+    def allocate(size: int) -> tuple[int, Tensor]:
+        memory = torch.empty(size, dtype=torch.uint8, device=device)
+        return memory.data_ptr(), memory
+
+    return _call.Queue(torch.cuda.current_stream(device).cuda_stream, allocate)
 
 
 def _accumulator(hidden_states: Tensor) -> torch.dtype:
@@ -179,7 +193,7 @@ _ROUTER_OPTIONS = (
     "int top_k_groups, float scaling_factor, float epsilon, float temperature_floor, "
     "float entropy_temperature, float load_penalty"
 )
-_EXPERTS_OPTIONS = "int activation, bool gated, bool interleaved, float alpha, float limit"
+_EXPERTS_OPTIONS = "int activation, bool gated, bool interleaved, float alpha, float limit, int layer"
 _SCHEMAS = {
     "router_forward": (
         "(Tensor hidden_states, Tensor? projection, Tensor centroids, Tensor? bias, Tensor? price, "
@@ -236,7 +250,7 @@ def _router_forward(hidden_states: Tensor, *rest: Any) -> tuple[Tensor, Tensor, 
     weights, logits, index, counts = outputs
     tensors = (hidden_states, *rest[:6], index, weights, logits, counts, None)
     _call.router_forward(
-        _engine(hidden_states), router_struct(*rest[6:]), tensors, view_of, _stream(hidden_states)
+        _engine(hidden_states), router_struct(*rest[6:]), tensors, view_of, _queue(hidden_states)
     )
     return outputs
 
@@ -259,7 +273,7 @@ def _router_backward(*arguments: Any) -> list[Tensor]:
     hidden_states = arguments[0]
     tensors = (*arguments[:9], *_spread(gradients, wanted))
     _call.router_backward(
-        _engine(hidden_states), router_struct(*arguments[9:-1]), tensors, view_of, _stream(hidden_states)
+        _engine(hidden_states), router_struct(*arguments[9:-1]), tensors, view_of, _queue(hidden_states)
     )
     return gradients
 
@@ -299,7 +313,7 @@ def _experts_forward(
         pre_activation if keep else None,
     )
     _call.experts_forward(
-        _engine(hidden_states), experts_struct(*rest[3:-1]), tensors, view_of, _stream(hidden_states)
+        _engine(hidden_states), experts_struct(*rest[3:-1]), tensors, view_of, _queue(hidden_states)
     )
     return output, pre_activation
 
@@ -336,13 +350,15 @@ def _experts_backward(*arguments: Any) -> list[Tensor]:
         *_spread(gradients, arguments[-1]),
     )
     _call.experts_backward(
-        _engine(hidden_states), experts_struct(*arguments[9:-1]), tensors, view_of, _stream(hidden_states)
+        _engine(hidden_states), experts_struct(*arguments[9:-1]), tensors, view_of, _queue(hidden_states)
     )
     return gradients
 
 
-def _require_dimensions(name: str, tensor: Tensor, dimensions: int) -> None:
+def _require_dimensions(name: str, tensor: Tensor | None, dimensions: int) -> None:
     """What the outputs' shapes need; the library checks the rest."""
+    if tensor is None:
+        raise InvalidArgumentError(f"{name}: None, want a tensor of {dimensions} dimensions")
     if tensor.dim() != dimensions:
         raise InvalidArgumentError(f"{name}: shape {list(tensor.shape)}, want {dimensions} dimensions")
 
@@ -443,15 +459,15 @@ def _below_autograd(name: str, arguments: tuple[Any, ...]) -> Any:
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
     """Whether nobody but us cares about a call, so that the dispatcher (10 microseconds) is not needed.
 
-    Not plain: tensors of a subclass (fake, distributed), of another device, or lazily
-    negated, and calls under a dispatch mode (tracers, counters of FLOPs) or torch.jit.trace.
+    Not plain: tensors of a subclass (fake, distributed), of a device that is not ours, or
+    lazily negated, and calls under a dispatch mode (tracers, counters of FLOPs) or torch.jit.trace.
     """
     if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
         return False
     for argument in arguments:
         kind = type(argument)
         if kind is Tensor or kind is Parameter:
-            if not argument.is_cpu or argument.is_neg():
+            if not (argument.is_cpu or argument.is_cuda) or argument.is_neg():
                 return False
         elif isinstance(argument, Tensor):
             return False
@@ -501,14 +517,12 @@ _RUN: dict[str, Callable[..., Any]] = {}
 def _register(
     name: str, run: Callable[..., Any], fake: Callable[..., Any], autograd: Callable[..., Any]
 ) -> None:
-    def run_on_cuda(*arguments: Any) -> Any:
-        with torch.cuda.device(arguments[0].device):
-            return run(*arguments)
-
+    # On CUDA no device guard is needed here: outputs and workspace name their device, and
+    # the library makes the device's context current for the call and puts back the thread's.
     _RUN[name] = run
     _operators.define(name + _SCHEMAS[name])
     _operators.impl(name, run, "CPU")
-    _operators.impl(name, run_on_cuda, "CUDA")
+    _operators.impl(name, run, "CUDA")
     _operators.impl(name, autograd, "Autograd")
     torch.library.register_fake(f"genesis_moe::{name}", fake, lib=_operators)
 

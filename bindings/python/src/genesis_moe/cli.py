@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import genesis_moe
+from genesis_moe import _monitor_command
 
 BENCHES = ("layer", "overhead")
 
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     _add_doctor(commands)
     _add_compare(commands, chosen=arguments[:1] == ["compare"])
     _add_bench(commands)
+    _add_monitor(commands)
+    _add_baseline(commands)
+    _add_csv(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
@@ -48,8 +52,13 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from genesis_moe._doctor import summary
+
     found = genesis_moe.doctor()
-    print(json.dumps(found, indent=2) if options.json else "\n".join(_lines(found)))
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join([*summary(found), "", "In detail:", *_lines(found)]))
     return 0
 
 
@@ -112,6 +121,57 @@ def _add_bench(commands: Any) -> None:
     parser.set_defaults(run=_bench)
 
 
+def _add_monitor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "monitor",
+        help="show runs in a browser: replay them, compare them, follow one that goes on",
+        description="Serves the console of runs from their files of records, until it is interrupted.",
+    )
+    _monitor_command.add_arguments(parser)
+    parser.set_defaults(run=_monitor_command.run)
+
+
 def _bench(options: argparse.Namespace) -> int:
     study = importlib.import_module(f"genesis_moe.studies.{options.study}")
     return int(study.run(options))
+
+
+def _add_baseline(commands: Any) -> None:
+    parser = commands.add_parser(
+        "baseline",
+        help="make a baseline of the records of metered runs, for others to be compared with",
+        description="Takes the energy per token of finished runs, one record for each seed, and writes it as JSON.",
+    )
+    parser.add_argument("records", nargs="+", metavar="RUN.JSONL", help="the record of each run")
+    parser.add_argument("--name", required=True, help="what the baseline is called: mixtral")
+    parser.add_argument("--phase", default="train", choices=("train", "prefill", "decode", "eval"))
+    parser.add_argument("--out", required=True, metavar="FILE", help="where the JSON goes")
+    parser.set_defaults(run=_baseline)
+
+
+def _baseline(options: argparse.Namespace) -> int:
+    energy = importlib.import_module("genesis_moe.energy.baseline")
+    found = energy.baseline_of(options.records, options.name, options.phase)
+    with open(options.out, "w", encoding="utf-8") as file:
+        json.dump(found, file, indent=1)
+        file.write("\n")
+    value = found["joules_per_token"]
+    bound = "" if value["uncertainty"] is None else f" ± {value['uncertainty']:.3g}"
+    print(f"{options.name}: {value['value']:.6g}{bound} J/token, {value['quality']}, {found['seeds']} runs")
+    return 0
+
+
+def _add_csv(commands: Any) -> None:
+    parser = commands.add_parser(
+        "csv",
+        help="write the steps of a run's record as CSV",
+        description="A row for each step; what is not known is an empty cell.",
+    )
+    parser.add_argument("record", metavar="RUN.JSONL")
+    parser.add_argument("out", metavar="RUN.CSV")
+    parser.set_defaults(run=_csv)
+
+
+def _csv(options: argparse.Namespace) -> int:
+    importlib.import_module("genesis_moe.energy.record").export_csv(options.record, options.out)
+    return 0

@@ -117,6 +117,7 @@ def experts(
     interleaved: bool = False,
     alpha: float = 1.702,
     limit: float = 7.0,
+    layer: int = 0,
 ) -> Any:
     """y_t = sum over slots k of w_tk (down_proj[e] act(gate_up_proj[e] x_t + b) + b'), e = index_tk: [T, H].
 
@@ -129,8 +130,10 @@ def experts(
 
     activation: "silu", "gelu", "gelu_tanh", "relu", "relu_squared", "quick_gelu",
     "sigmoid", "tanh" or "identity": act(gate) * up when gated; "clipped_swiglu" (gpt-oss)
-    is (clamp(up) + 1) g sigmoid(alpha g) with g = min(gate, limit). interleaved: rows of
-    gate_up_proj alternate gate and up, instead of all gate rows before all up rows.
+    is (clamp(up) + 1) g sigmoid(alpha g) with g = min(gate, limit), and "clipped_silu"
+    (DeepSeek-V4) clamp(up) g sigmoid(g). interleaved: rows of
+    gate_up_proj alternate gate and up, instead of all gate rows before all up rows. layer: above
+    0, the work of each expert is also counted under that number (genesis_moe.energy.expert_work).
 
     Under torch.autocast everything but the routing weights is cast to autocast's dtype.
     """
@@ -142,7 +145,7 @@ def experts(
         down_proj,
         gate_up_bias,
         down_bias,
-        (activation, gated, interleaved, alpha, limit),
+        (activation, gated, interleaved, alpha, limit, layer),
     )
 
 

@@ -71,6 +71,7 @@ class MoE(nn.Module):
         self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
         self.num_experts, self.shared_experts = num_experts, shared_experts
         self.activation, self.gated = activation, gated
+        self.layer_number = 0  # that the work of the routed experts is counted under; 0: it is not
         rows = 2 * intermediate_size if gated else intermediate_size
         for prefix, experts in (("", num_experts), ("shared_", shared_experts)):
             for name, shape, wanted in (
@@ -132,6 +133,7 @@ class MoE(nn.Module):
             down_bias=getattr(self, f"{prefix}down_proj_bias"),
             activation=self.activation,
             gated=self.gated,
+            layer=0 if prefix else self.layer_number,
         )
         return output
 

@@ -13,6 +13,17 @@ from genesis_moe.errors import InvalidArgumentError
 MODES = ("hamiltonian", "mixtral", "deepseek")
 BINDINGS = ("cosine", "dot")
 SOLVERS = ("price", "batch")
+SOURCES = (
+    "best",
+    "nvml_counter",
+    "nvml_integrated",
+    "rapl",
+    "estimate_tdp_load",
+    "replay",
+    "mock",
+    "none",
+)
+QUALITIES = ("none", "measured", "modelled", "synthetic")
 ACTIVATIONS = (
     "silu",
     "gelu",
@@ -24,11 +35,12 @@ ACTIVATIONS = (
     "tanh",
     "identity",
     "clipped_swiglu",
+    "clipped_silu",
 )
 
 # What options become on their way to C: the fields in the header's order.
 RouterScalars = tuple[int, int, int, int, int, int, int, int, float, float, float, float, float]
-ExpertsScalars = tuple[int, bool, bool, float, float]
+ExpertsScalars = tuple[int, bool, bool, float, float, int]
 
 
 @dataclass(frozen=True)
@@ -86,10 +98,10 @@ class RouterOptions:
 
 
 def experts_scalars(
-    activation: str, gated: bool, interleaved: bool, alpha: float, limit: float
+    activation: str, gated: bool, interleaved: bool, alpha: float, limit: float, layer: int = 0
 ) -> ExpertsScalars:
     """The options of the experts as the C struct has them."""
-    return number_of("activation", activation, ACTIVATIONS), gated, interleaved, alpha, limit
+    return number_of("activation", activation, ACTIVATIONS), gated, interleaved, alpha, limit, layer
 
 
 def number_of(argument: str, name: str, names: tuple[str, ...]) -> int:

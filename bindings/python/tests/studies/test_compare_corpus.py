@@ -105,6 +105,15 @@ def test_equal_documents_and_binary_ones_are_left_out(roots):
     assert sum(built(roots).documents["python"]) == sum(before)
 
 
+def test_rules_of_punctuation_are_cut_short(roots):
+    for document in roots.standard_library.glob("*.py"):
+        document.write_text(document.read_text() + "\n\n" + "=" * 300 + "\n" + "ab" * 40 + " ======== ")
+    text = b"".join(part.tobytes() for part in built(roots).training.values())
+    assert b"========" in text
+    assert b"=========" not in text
+    assert b"ab" * 40 in text
+
+
 def test_a_domain_that_is_too_small_is_named(roots):
     for path in (roots.site_packages / "torch/include").iterdir():
         path.unlink()

@@ -35,7 +35,9 @@ def test_record_says_where_it_comes_from(study):
     assert "hamiltonian-mitosis" in record["not_run"]
     assert "mixtral-top-1" in record["not_run"]
     assert all(run["library"]["version"] == gm.__version__ for run in record["runs"])
-    assert all(run["energy"] == {"joules": None, "source": "none", "quality": None} for run in record["runs"])
+    for run in record["runs"]:  # as good as the meter of this machine
+        assert (run["energy"]["joules"] is None) == (run["energy"]["source"] == "none")
+        assert (run["energy"]["quality"] is None) == (run["energy"]["source"] == "none")
 
 
 def test_rows_compare_seed_by_seed(study):

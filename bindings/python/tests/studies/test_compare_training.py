@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 
+import genesis_moe as gm
 from genesis_moe.studies.compare import command
 from genesis_moe.studies.compare.arms import ARMS
 from genesis_moe.studies.compare.training import (
@@ -47,6 +48,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(name, corpus, settings, tm
     weights = [torch.load(tmp_path / part / "model.pt")["model"] for part in ("whole", "parts")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["model.pt", "result.json"]
+
+
+def test_interrupted_before_the_first_step(corpus, settings, tmp_path):
+    with pytest.raises(TrainingInterruptedError):
+        Run(ARMS["mixtral-top-2"], 0, settings, corpus, tmp_path).train(lambda: True)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_killed_and_resumed_equals_uninterrupted(corpus, settings, tmp_path, environment_of_children):
@@ -177,3 +184,16 @@ if __name__ == "__main__":
     assert process.returncode == 130, errors
     assert "PARTIAL" in output
     assert_partial(tmp_path)
+
+
+def test_energy_comes_from_the_meter(tmp_path, settings, corpus):
+    meter = gm.EnergyMeter("mock")
+    asked = iter([False] * 3 + [True])
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingInterruptedError):
+        Run(ARMS["mixtral-top-2"], 0, settings, corpus, folder, meter).train(stop=lambda: next(asked))
+    partial = read_json(folder / "partial.json")["energy"]
+    energy = Run(ARMS["mixtral-top-2"], 0, settings, corpus, folder, meter).train()["energy"]
+    assert energy["source"] == "mock" and energy["quality"] == "synthetic"
+    assert 0 < partial["joules"] < energy["joules"] and energy["uncertainty"] > 0
+    meter.close()

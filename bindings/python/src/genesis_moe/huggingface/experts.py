@@ -62,6 +62,7 @@ def experts_forward(
         interleaved=gate.interleaved,
         alpha=gate.alpha,
         limit=gate.limit,
+        layer=getattr(module, "layer_number", 0),
     )
     return output.to(hidden_states.dtype)
 

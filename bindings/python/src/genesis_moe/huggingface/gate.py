@@ -120,7 +120,11 @@ def _recognise(cls: Any, is_concatenated: bool, activation: str | None, constant
     if activation is not None:
         probe.act_fn = lambda z: _reference_activation(activation, z)
 
-    candidates = [Gate("clipped_swiglu", interleaved, alpha, limit) for interleaved in (False, True)]
+    candidates = [
+        Gate(activation, interleaved, alpha, limit)
+        for activation in ("clipped_swiglu", "clipped_silu")
+        for interleaved in (False, True)
+    ]
     if activation is not None:
         candidates += [Gate(activation, interleaved) for interleaved in (False, True)]
     for gate in candidates:
@@ -138,7 +142,7 @@ def _refusal(name: str, what: str) -> NotImplementedError:
     known = ", ".join(sorted(set(_ACT2FN.values())))
     return NotImplementedError(
         f'{name}: experts_implementation="genesis_moe" cannot compute its {what}; it knows {known} '
-        f"(times up, when gated) and the clipped SwiGLU of gpt-oss. "
+        f"(times up, when gated) and the clipped gates of gpt-oss and DeepSeek-V4. "
         f'Use experts_implementation="grouped_mm" or "eager" for this model.'
     )
 
@@ -172,6 +176,8 @@ def _reference(gate: Gate, g: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     if gate.activation == "clipped_swiglu":
         g = g.clamp(max=gate.limit)
         return (u.clamp(-gate.limit, gate.limit) + 1) * g * torch.sigmoid(gate.alpha * g)
+    if gate.activation == "clipped_silu":
+        return nn.functional.silu(g.clamp(max=gate.limit)) * u.clamp(-gate.limit, gate.limit)
     return _reference_activation(gate.activation, g) * u
 
 

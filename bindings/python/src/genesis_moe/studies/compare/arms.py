@@ -90,7 +90,7 @@ ARMS: dict[str, Arm] = {
         ),
         Arm(
             "deepseek", "DeepSeek, 1 shared + top-2", "deepseek", 2.0, width=2 / 3,
-            shared_experts=1,
+            shared_experts=1, options={"price_rate": 1e-2},
         ),
         Arm("hash", "hash of the byte, top-2", "hash", 2.0),
         Arm("hamiltonian-top-2", "Hamiltonian, fixed top-2", "hamiltonian", 2.0),

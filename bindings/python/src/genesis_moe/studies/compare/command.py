@@ -13,7 +13,7 @@ from typing import Any
 
 from genesis_moe.studies.compare.arms import ARMS, BASELINE, Arm, variants
 from genesis_moe.studies.compare.study import Plan, carry_out
-from genesis_moe.studies.compare.summary import Row, markdown_table, rows, text_table
+from genesis_moe.studies.compare.summary import Row, energy_label, markdown_table, rows, text_table
 from genesis_moe.studies.compare.training import Settings
 from genesis_moe.studies.record import read_json, write_atomically, write_json
 
@@ -164,7 +164,7 @@ def conclusion(record: dict[str, Any], out: Path, figures: list[Path]) -> list[s
         sentences.append(
             f"{row.label} ended {abs(row.difference.mean):.3f} nats per byte {better} than {base.label} "
             f"({row.loss:.3f} against {base.loss:.3f}, {row.seeds} seed{'s' * (row.seeds > 1)}) with "
-            f"{100 * (1 - row.relative_flops_at_end):.0f} % fewer expert FLOPs at the end; energy was not measured."
+            f"{100 * (1 - row.relative_flops_at_end):.0f} % fewer expert FLOPs at the end; {_energy_words(row, base)}."
         )
     elif not table:
         sentences.append("No run was finished.")
@@ -244,11 +244,18 @@ def _affinity() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
+def _energy_words(row: Row, base: Row) -> str:
+    if row.joules is None or not base.joules or row.energy_source != base.energy_source:
+        return "energy was not measured"
+    less = 100 * (1 - row.joules / base.joules)
+    return f"{abs(less):.0f} % {'less' if less >= 0 else 'more'} energy ({row.energy_quality}, {row.energy_source})"
+
+
 def _row_as_json(row: Row) -> dict[str, Any]:
     return {
         **asdict(row),
         "verdict": row.verdict,
-        "energy": "not measured" if row.joules is None else "measured",
+        "energy": energy_label(row),
     }
 
 

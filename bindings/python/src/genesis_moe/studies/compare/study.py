@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+import genesis_moe as gm
 from genesis_moe.studies.compare.arms import ARMS, BASELINE, NOT_RUN, Arm
 from genesis_moe.studies.compare.corpus import Corpus, build
 from genesis_moe.studies.compare.training import Run, Settings, TrainingInterruptedError
@@ -162,7 +163,14 @@ def _run(
     show: Callable[[int, float], None],
 ) -> None:
     corpus = _stored_corpus(plan.corpus_path)
-    Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed)).train(stop, show)
+    # A meter sees the whole machine: of runs side by side nobody can say whose energy it was.
+    meter = _meter() if plan.jobs == 1 else None
+    Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed), meter).train(stop, show)
+
+
+@lru_cache(maxsize=1)
+def _meter() -> gm.EnergyMeter:
+    return gm.EnergyMeter()
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,8 @@ class Row:
     relative_seconds: float | None  # of the expert part of a step
     max_violation: float | None
     joules: float | None
+    energy_source: str | None  # of joules
+    energy_quality: str | None
 
     @property
     def verdict(self) -> str:
@@ -99,7 +101,14 @@ def _row(
             )
         ),
         joules=mean(lambda run: run["energy"]["joules"]),
+        energy_source=_only({run["energy"]["source"] for run in runs.values()}),
+        energy_quality=_only({run["energy"]["quality"] for run in runs.values()}),
     )
+
+
+def _only(values: set[Any]) -> Any:
+    """What all runs have in common; None when they differ."""
+    return values.pop() if len(values) == 1 else None
 
 
 def _loss(run: dict[str, Any]) -> float:
@@ -153,8 +162,15 @@ def cells(row: Row) -> tuple[str, ...]:
         _number(row.relative_flops_at_end, ".2f", "x"),
         _number(row.relative_seconds, ".2f", "x"),
         _number(row.max_violation, ".2f"),
-        "not measured" if row.joules is None else f"{row.joules:.0f} J",
+        energy_label(row),
     )
+
+
+def energy_label(row: Row) -> str:
+    """The energy with how it is known; "not measured" also when seeds had different meters."""
+    if row.joules is None or row.energy_quality is None or row.energy_source is None:
+        return "not measured"
+    return f"{row.joules:.0f} J ({row.energy_quality}, {row.energy_source})"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -25,6 +25,7 @@ from torch.nn import functional
 import genesis_moe as gm
 from genesis_moe.studies.compare.arms import Arm
 from genesis_moe.studies.compare.corpus import Corpus
+from genesis_moe.studies.compare.energy import TrainingEnergy
 from genesis_moe.studies.compare.measures import (
     TRAINING_PER_FORWARD,
     forward_flops,
@@ -52,7 +53,7 @@ class Settings:
     clip: float = 1.0
     evaluate_every: int = 60
     evaluation_windows: int = 24  # a domain, for the curve
-    final_windows: int = 160  # a domain, for the result
+    final_windows: int = 320  # a domain, for the result
     checkpoint_every: int = 50
     curve_every: int = 10  # steps averaged into one point of a curve
 
@@ -111,7 +112,16 @@ def fingerprint(arm: Arm, seed: int, settings: Settings, corpus_sha256: str) -> 
 class Run:
     """One arm, one seed, in one folder: checkpoint.pt while it trains, result.json after."""
 
-    def __init__(self, arm: Arm, seed: int, settings: Settings, corpus: Corpus, folder: Path) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        seed: int,
+        settings: Settings,
+        corpus: Corpus,
+        folder: Path,
+        meter: gm.EnergyMeter | None = None,
+    ) -> None:
+        self.energy = TrainingEnergy(meter)
         self.arm, self.seed, self.settings, self.corpus = arm, seed, settings, corpus
         self.folder = folder
         self.fingerprint = fingerprint(arm, seed, settings, corpus.sha256)
@@ -138,15 +148,22 @@ class Run:
         self._restore()
         while self.step < self.settings.steps:
             if stop():
+                if self.step == 0:
+                    raise TrainingInterruptedError  # There is nothing to keep yet.
+                self.energy.pause()
                 self.save()
                 write_json(self.folder / "partial.json", self.result(measure_parts=False))
                 raise TrainingInterruptedError
+            self.energy.begin()
             loss = self._train_step()
             progress(self.step, loss)
             if self.step % self.settings.evaluate_every == 0 and self.step < self.settings.steps:
+                self.energy.pause()
                 self._evaluate(self.settings.evaluation_windows)
             if self.step % self.settings.checkpoint_every == 0:
+                self.energy.pause()
                 self.save()
+        self.energy.pause()
         self._evaluate(self.settings.final_windows)
         result = self.result()
         state = {"fingerprint": self.fingerprint, "model": self.model.state_dict()}
@@ -259,7 +276,7 @@ class Run:
                     [evaluation["step"], round(evaluation["loss"], 5)] for evaluation in curves["evaluations"]
                 ],
             },
-            "energy": {"joules": None, "source": "none", "quality": None},
+            "energy": self.energy.state,
         }
         if measure_parts:
             text = batch_of(self.corpus, settings, self.seed, self.step)[:, :-1]
@@ -286,6 +303,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "curves": self.curves,
+            "energy": self.energy.state,
             "recent": [counts.tolist() for counts in self.recent],
         }
         self._write("checkpoint.pt", state)
@@ -326,6 +344,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.curves = state["curves"]
+        self.energy.resume(state.get("energy"))  # a checkpoint of before there were meters has none
         self.recent = [np.array(counts) for counts in state["recent"]]
 
 

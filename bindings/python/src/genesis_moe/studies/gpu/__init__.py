@@ -1,0 +1,14 @@
+"""What can only be known on a GPU, in one unattended run: ``make gpu``.
+
+Each step is a module that runs in a process of its own under a time limit, so that one
+that fails, hangs or loses the device does not hide the others:
+
+==============  ================================================================================
+``facts``         driver, versions, clocks, power limit
+``correctness``   every operation against float64 on the CPU: shapes, dtypes, flags, determinism
+``graphs``        forward, backward and update captured in a CUDA graph and replayed
+``tests``         the tests of PyTorch and transformers on CUDA (bindings/python/tests/cuda)
+``benchmark``     the layer beside grouped_mm and dense products, up to 32768 tokens
+``sanitizer``     compute-sanitizer's memcheck, racecheck and synccheck over small shapes
+==============  ================================================================================
+"""

@@ -1,0 +1,80 @@
+"""``python -m genesis_moe.studies.gpu``: runs the steps and writes one JSON of what they found."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from genesis_moe.studies.record import environment, read_json, write_json
+
+# Seconds that each step may take; together below eight minutes.
+LIMITS = {"facts": 25, "correctness": 120, "graphs": 45, "tests": 60, "benchmark": 110, "sanitizer": 110}
+NO_GPU = 3  # exit status of the step facts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="genesis_moe.studies.gpu", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench/gpu"), help="folder for the record (default: %(default)s)"
+    )
+    parser.add_argument("--steps", default=",".join(LIMITS), help="comma separated; default: all")
+    options = parser.parse_args()
+    unknown = set(options.steps.split(",")) - set(LIMITS)
+    if unknown:
+        parser.error(f"--steps: {', '.join(sorted(unknown))}, want some of {', '.join(LIMITS)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"study": "gpu", "environment": environment(), "steps": {}}
+    for name in options.steps.split(","):
+        outcome = run(name, options.out / "parts")
+        print(f"{name}: {outcome['status']} in {outcome['seconds']:.0f} s", flush=True)
+        if name == "facts" and outcome["exit_status"] == NO_GPU:
+            print("no GPU that the library can use: nothing was run and nothing written", file=sys.stderr)
+            return NO_GPU
+        record["steps"][name] = outcome
+        write_json(options.out / "gpu.json", record)  # after each step: what was found is not lost
+    failed = [name for name, outcome in record["steps"].items() if outcome["status"] != "passed"]
+    print(f"wrote {options.out / 'gpu.json'}" + (f"; not passed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+def run(name: str, folder: Path) -> dict[str, Any]:
+    """Runs a step within its limit; what it wrote before it failed or was stopped is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part, log = folder / f"{name}.json", folder / f"{name}.log"
+    part.unlink(missing_ok=True)
+    print(f"--- {name} (at most {LIMITS[name]} s)", flush=True)
+    start = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"genesis_moe.studies.gpu.{name}", str(part)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            exit_status: int | None = process.wait(timeout=LIMITS[name])
+        except subprocess.TimeoutExpired:
+            exit_status = None
+            os.killpg(process.pid, 9)
+            process.wait()
+    status = "timed out" if exit_status is None else "passed" if exit_status == 0 else "failed"
+    lines = log.read_text(errors="replace").splitlines()
+    print("\n".join(lines[-30:]), flush=True)
+    return {
+        "status": status,
+        "exit_status": exit_status,
+        "seconds": time.monotonic() - start,
+        "limit_seconds": LIMITS[name],
+        "output_tail": lines[-60:],
+        "found": read_json(part) if part.exists() else None,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The console's page in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+import genesis_moe as gm
+from monitor.conftest import play, written
+from monitor.pretend import Pretend, deepseek, mixtral
+
+Visit = Callable[..., Page]
+
+
+def test_figures_and_the_limit_line(console: gm.Monitor, visit: Visit) -> None:
+    run = Pretend(steps=20)
+    play(console, run)
+    page = visit(console)
+    expect(page.get_by_test_id("run-name")).to_have_text(run.name)
+    expect(page.get_by_test_id("status")).to_have_text("Live")
+    expect(page.get_by_test_id("limit-watts")).to_have_text("700\u202fW")
+    expect(page.locator("#power-chart canvas")).to_have_attribute("data-limit", "700")
+    expect(page.get_by_test_id("per-token-unit")).to_have_text("mJ")
+    expect(page.get_by_test_id("per-token-quality")).to_have_text("measured")
+    expect(page.get_by_test_id("latency-unit")).to_have_text("ms")
+    expect(page.get_by_test_id("residual")).to_contain_text("miss the meter by")
+    expect(page.locator(".banner")).to_have_count(0)
+    # The line follows the meter: a limit that was lowered meanwhile is the one shown.
+    lowered = run.step(21)
+    lowered["energy"]["devices"][0]["limit_watts"] = 450.0
+    console.log(lowered)
+    expect(page.get_by_test_id("limit-watts")).to_have_text("450\u202fW")
+    expect(page.locator("#power-chart canvas")).to_have_attribute("data-limit", "450")
+
+
+def test_experts_are_routed_or_idle(console: gm.Monitor, visit: Visit) -> None:
+    run = Pretend(steps=3)
+    play(console, run)
+    page = visit(console)
+    step = run.step(4)
+    for tokens, states in (([9, 0, 9, 9, 9, 9, 9, 9], "IDLE"), ([0, 9, 0, 0, 0, 0, 0, 0], "ROUTED")):
+        step["t"] += 1
+        step["layers"][1]["tokens"] = tokens
+        console.log(step)
+        card = page.get_by_test_id("expert-1-1")
+        expect(card).to_have_attribute("data-state", states)
+        expect(card.locator(".state")).to_have_text(states)  # in words too
+    expect(page.get_by_test_id("expert-1-0")).to_have_attribute("data-state", "IDLE")
+
+
+def test_what_a_baseline_did_not_save_is_negative(console: gm.Monitor, visit: Visit) -> None:
+    play(console, Pretend(steps=20, joules_per_token=0.039))
+    page = visit(console)
+    expect(page.get_by_test_id("saved-value")).to_contain_text("\u2212")
+    expect(page.get_by_test_id("saved-note")).to_have_text("more than mixtral")
+    expect(page.get_by_test_id("saved")).to_have_attribute("data-direction", "more")
+    expect(page.get_by_test_id("saved-quality")).to_have_text("measured")
+    expect(page.get_by_test_id("efficiency-value")).to_contain_text("\u2212")
+
+
+def test_without_a_meter_nothing_is_claimed(console: gm.Monitor, visit: Visit) -> None:
+    play(
+        console,
+        Pretend(steps=5, source="none", quality="", baseline=None, calibrated=False, limit_watts=None),
+    )
+    page = visit(console)
+    for tile in ("power", "per-token", "efficiency", "saved"):
+        expect(page.get_by_test_id(f"{tile}-value")).to_have_text("\u2014")
+        expect(page.get_by_test_id(f"{tile}-quality")).to_have_text("")
+    expect(page.get_by_test_id("limit-watts")).to_have_text("not reported")
+    expect(page.get_by_test_id("saved-note")).to_have_text("needs a baseline that was measured")
+
+
+def test_a_meter_that_is_lost(console: gm.Monitor, visit: Visit) -> None:
+    play(console, Pretend(steps=20, lost_from=12))
+    page = visit(console)
+    expect(page.get_by_test_id("power-value")).to_have_text("\u2014")
+    expect(page.get_by_test_id("power-note")).to_contain_text("Meter lost: gpu0")
+    expect(page.get_by_test_id("saved-value")).to_have_text("\u2014")
+    expect(page.get_by_test_id("saved-note")).to_have_text("part of the run was not metered")
+    expect(page.get_by_test_id("events")).to_contain_text("meter lost")
+
+
+@pytest.mark.parametrize("source", ["mock", "replay"])
+def test_synthetic_energy_says_so(console: gm.Monitor, visit: Visit, source: str) -> None:
+    play(console, Pretend(steps=5, source=source, quality="synthetic"))
+    page = visit(console)
+    expect(page.get_by_test_id("banner-synthetic")).to_contain_text(f"source {source}")
+    expect(page.get_by_test_id("power-quality")).to_have_text("synthetic")
+
+
+def test_a_replay_says_so(console: gm.Monitor, visit: Visit, tmp_path: Path) -> None:
+    console.open(written(tmp_path / "run.jsonl", Pretend(steps=20)))
+    page = visit(console)
+    expect(page.get_by_test_id("banner-replay")).to_contain_text("2026-11-23 09:30 UTC")
+    expect(page.get_by_test_id("status")).to_have_text("Replay, ended")
+    page.mouse.wheel(0, 3000)
+    expect(page.get_by_test_id("banner-replay")).to_be_in_viewport()
+
+
+def test_it_comes_back_after_a_restart(visit: Visit) -> None:
+    console = gm.monitor("127.0.0.1:0", interval_seconds=0.1)
+    address = console.url.removeprefix("http://").rstrip("/")
+    play(console, Pretend(name="before", steps=5))
+    page = visit(console, quiet=False)  # a browser logs that it could not connect
+    expect(page.get_by_test_id("run-name")).to_have_text("before")
+    console.stop()
+    expect(page.get_by_test_id("status")).to_contain_text("Connection lost")
+    with gm.monitor(address, interval_seconds=0.1) as again:
+        run = Pretend(name="after", steps=7)
+        play(again, run)
+        expect(page.get_by_test_id("run-name")).to_have_text("after")
+        expect(page.get_by_test_id("status")).to_have_text("Live")
+        console_step = run.step(8)
+        again.log(console_step)
+        expect(page.get_by_test_id("fact-step")).to_have_text("8")
+
+
+def test_runs_beside_each_other(console: gm.Monitor, visit: Visit, tmp_path: Path) -> None:
+    console.open(written(tmp_path / "m.jsonl", mixtral(steps=30)))
+    console.open(written(tmp_path / "d.jsonl", deepseek(steps=40)))
+    play(console, Pretend(steps=20))
+    page = visit(console)
+    expect(page.get_by_test_id("bars-at")).to_have_text("81.9\u202fk tokens, so far")  # of the shortest
+    expect(page.get_by_test_id("bars-loss").locator(".bar-row")).to_have_count(3)
+    page.keyboard.press("2")
+    table = page.get_by_test_id("compare-table")
+    expect(table.locator("tbody tr")).to_have_count(3)
+    expect(table.locator("tbody tr", has_text="mixtral top-2")).to_contain_text("reference")
+    expect(page.get_by_test_id("banner-replay")).to_be_visible()
+    page.get_by_role("button", name="Time").click()
+    expect(page.locator("#compare-loss-chart canvas")).not_to_have_attribute("data-points", "0")
+
+
+def test_many_experts_fit(console: gm.Monitor, visit: Visit) -> None:
+    run = Pretend(layers=60, experts=128, steps=4)
+    play(console, run)
+    page = visit(console)
+    expect(page.get_by_test_id("topology-summary")).to_contain_text("of 7680 experts")
+    cells = page.get_by_test_id("cells")
+    cells.focus()
+    page.keyboard.press("ArrowRight")
+    before = page.locator(".words .aside").first.text_content() or ""
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".words .aside").first).not_to_have_text(before)
+    expect(page.get_by_test_id("expert-state")).to_have_text("ROUTED")
+    for number in range(5, 25):
+        step = run.step(number)
+        console.log(step)
+        page.wait_for_timeout(100)
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    used = session.send("Runtime.getHeapUsage")["usedSize"]
+    assert used < 50e6, f"{used / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440, 2560])
+def test_it_fits_every_width(console: gm.Monitor, visit: Visit, width: int) -> None:
+    play(console, Pretend(steps=5))
+    page = visit(console, viewport={"width": width, "height": 900})
+    expect(page.get_by_test_id("limit-watts")).to_have_text("700\u202fW")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_names_are_never_markup(console: gm.Monitor, visit: Visit) -> None:
+    evil = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+    run = Pretend(name=evil, steps=3)
+    for line in run.lines():
+        if line["kind"] == "names":
+            line["names"] = [evil] * 8
+        if line["kind"] == "trace":
+            line["tokens"][0]["text"] = evil
+        console.log(line)
+    page = visit(console)
+    expect(page.get_by_test_id("run-name")).to_contain_text("<img src=x")
+    expect(page.get_by_test_id("expert-0-0").locator(".name")).to_contain_text("<img src=x")
+    expect(page.get_by_test_id("trace").locator(".chip").first).to_contain_text("<img")
+    assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+
+
+def test_colours_by_choice(console: gm.Monitor, visit: Visit) -> None:
+    play(console, Pretend(steps=3))
+    page = visit(console, color_scheme="dark")
+    ground = "getComputedStyle(document.documentElement).backgroundColor"
+    dark = page.evaluate(ground)
+    page.keyboard.press("t")  # dark
+    assert page.evaluate(ground) == dark
+    page.keyboard.press("t")  # light
+    assert page.evaluate(ground) != dark
+    page.reload()
+    expect(page.locator("#theme")).to_have_text("Light")

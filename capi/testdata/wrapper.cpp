@@ -1,0 +1,190 @@
+/* What genesis_moe.hpp adds to the C functions: ownership, views that know their size,
+ * results without exceptions. Compiled with exceptions and with -fno-exceptions. */
+#include "genesis_moe.hpp"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace gm = genesis_moe;
+
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                        \
+    }                                                                      \
+  } while (0)
+
+static bool mentions(const gm::Status &status, gmoe_status code, const char *text) {
+  if (status.code() == code && status.message().find(text) != std::string::npos) return true;
+  std::fprintf(stderr, "%s: %s\n", status.name(), status.message().c_str());
+  return false;
+}
+
+static gm::Engine created() {
+  gm::EngineOptions options;
+  options.num_threads = 1;
+  gm::Result<gm::Engine> engine = gm::Engine::try_create(options);
+  CHECK(engine.has_value());
+  return *std::move(engine);
+}
+
+static void engines() {
+  gm::Engine first = created();
+  gmoe_engine *const handle = first.handle();
+  gm::Engine second = std::move(first);
+  CHECK(second.handle() == handle && first.handle() == nullptr);
+  CHECK(mentions(first.try_counters().error(), GMOE_INVALID_HANDLE, "engine"));
+  first = created();
+  CHECK(first.try_counters().has_value() && second.try_counters()->router_calls == 0);
+  static_assert(!std::is_copy_constructible_v<gm::Engine> && std::is_nothrow_move_constructible_v<gm::Engine>);
+
+  gm::EngineOptions nowhere;
+  nowhere.device = {kDLCPU, 7};
+  CHECK(mentions(gm::Engine::try_create(nowhere).error(), GMOE_NO_DEVICE, "device_id: 7"));
+}
+
+/* The sums over both experts of two tokens: the example of the README, by views of every kind. */
+static void views() {
+  const gm::Engine engine = created();
+  const std::vector<float> x{1, 2, 3, 4}, down{1, 1, -1, -1}, weights{1, 1};
+  const std::vector<float> gate_up{1, 0, 0, 1, 2, 0, 0, 2};
+  const std::vector<std::int64_t> index{0, 1};
+  std::vector<float> y(4);
+  gm::ExpertsForward run;
+  run.hidden_states = gm::view(x, {2, 2});
+  run.top_k_index = gm::view(index, {2, 1});
+  run.top_k_weights = gm::view(weights, {2, 1});
+  run.gate_up_proj = gm::view(gate_up, {2, 2, 2});
+  run.down_proj = gm::view(down, {2, 2, 1});
+  run.output = gm::view(y, {2, 2});
+  CHECK(engine.try_experts_forward(run).ok());
+  CHECK(*engine.try_experts_forward_workspace_size(run) == 0);
+  CHECK(std::fabs(y[0] - 1.4621f) < 1e-4f && std::fabs(y[3] + 47.8813f) < 1e-4f);
+
+  /* The same memory, columns first, through pointers. */
+  const float columns[] = {1, 3, 2, 4};
+  std::vector<float> turned(4);
+  run.hidden_states = gm::ConstTensorView(columns, {2, 2}, {1, 2});
+  run.output = gm::TensorView(turned.data(), {2, 2});
+  CHECK(engine.try_experts_forward(run).ok() && turned == y);
+
+  run.options.layer = 3;
+  CHECK(engine.try_experts_forward(run).ok());
+  const gm::Result<std::vector<gm::ExpertWork>> work = engine.try_expert_work(3);
+  CHECK(work && work->size() == 2 && (*work)[0].rows == 1 && (*work)[1].flops > 0);
+  CHECK(engine.try_expert_work(4)->empty());
+  CHECK(mentions(engine.try_expert_work(0).error(), GMOE_INVALID_ARGUMENT, "layer: 0"));
+
+  run.hidden_states = gm::view(x, {2, 3});
+  CHECK(
+      mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "hidden_states: memory of 4 elements, want 6"));
+  run.hidden_states = gm::view(x, {2, 2}, {3, 1});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "want 5"));
+  run.hidden_states = gm::view(x, {2, 2}, {-2, 1});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "want none before it"));
+  run.hidden_states = gm::view(x, {1LL << 62, 1LL << 62});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "hidden_states"));
+  run.hidden_states = gm::view(x, {-2, 2});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "negative"));
+  run.hidden_states = gm::view(x, {1, 1, 1, 2, 2});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "5 dimensions"));
+  run.hidden_states = gm::view(x, {2, 2}, {1});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "1 strides for 2 dimensions"));
+  run.hidden_states = {};
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "hidden_states"));
+  run.hidden_states = gm::ConstTensorView(x.data(), {2, 2}, {}, DLDevice{kDLCUDA, 0});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "hidden_states"));
+
+  const std::vector<float> constant(1);
+  static_assert(std::is_same_v<decltype(gm::view(constant, {1})), gm::ConstTensorView>);
+  static_assert(std::is_same_v<decltype(gm::view(y, {1})), gm::TensorView>);
+  static_assert(!std::is_constructible_v<gm::TensorView, const float *, gm::Shape>);
+}
+
+static void meters() {
+  gm::MeterOptions options;
+  options.source = gm::Source::mock;
+  gm::Result<gm::Meter> meter = gm::Meter::try_create(options);
+  CHECK(meter);
+  CHECK(meter->try_begin("step").ok());
+  CHECK(mentions(meter->try_begin("step"), GMOE_INVALID_ARGUMENT, "step"));
+  const gm::Result<gm::MeterReading> reading = meter->try_end("step");
+  CHECK(reading && reading->source == GMOE_SOURCE_MOCK && reading->quality == GMOE_QUALITY_SYNTHETIC);
+  CHECK(meter->try_describe()->front() == '{');
+  options.source = gm::Source::replay;
+  options.replay_path = "/nowhere/trace";
+  CHECK(!gm::Meter::try_create(options));
+
+  gm::RecorderOptions recording;
+  recording.meter = &*meter;
+  gm::Result<gm::Recorder> recorder = gm::Recorder::try_create(recording);
+  CHECK(recorder);
+  CHECK(recorder->try_mark().ok() && recorder->try_flush().ok() && recorder->try_metrics());
+  CHECK(mentions(recorder->try_log("no JSON"), GMOE_INVALID_ARGUMENT, ""));
+  CHECK(recorder->try_close().ok());
+  CHECK(mentions(recorder->try_mark(), GMOE_INVALID_HANDLE, "recorder"));
+  CHECK(!gm::try_record_csv("/nowhere/run.jsonl", "/nowhere/run.csv").ok());
+}
+
+static void monitors() {
+  gm::MonitorOptions options;
+  options.address = "127.0.0.1:0";
+  const gm::Result<gm::Monitor> monitor = gm::Monitor::try_start(options);
+  CHECK(monitor);
+  CHECK(monitor->try_url()->find("http://127.0.0.1:") == 0);
+  CHECK(mentions(monitor->try_log("no JSON"), GMOE_INVALID_ARGUMENT, ""));
+  CHECK(!monitor->try_open("/nowhere/run.jsonl").ok());
+  const gm::Result<gm::Recorder> recorder = gm::Recorder::try_create();
+  CHECK(recorder && monitor->try_attach(*recorder).ok());
+  options.address = "0.0.0.0:0";
+  CHECK(mentions(gm::Monitor::try_start(options).error(), GMOE_INVALID_ARGUMENT, "allow_remote"));
+}
+
+static void bfloat16() {
+  const auto round = [](float value) { return static_cast<float>(gm::bfloat16(value)); };
+  CHECK(round(1.0f) == 1.0f && round(-2.5f) == -2.5f);
+  CHECK(round(1.00390625f) == 1.0f && round(1.01171875f) == 1.015625f); /* ties to even */
+  CHECK(round(3.4e38f) == std::numeric_limits<float>::infinity());
+  CHECK(std::isnan(round(std::numeric_limits<float>::quiet_NaN())));
+}
+
+static void library() {
+  CHECK(gm::fits());
+  CHECK(*gm::try_device_count(kDLCPU) == 1);
+  const gm::Result<std::string> found = gm::try_doctor();
+  CHECK(found && found->front() == '{' && found->back() == '}');
+  CHECK(found->find(gm::version()) != std::string::npos);
+}
+
+#if GENESIS_MOE_EXCEPTIONS
+static void exceptions() {
+  gm::EngineOptions options;
+  options.num_threads = -1;
+  try {
+    gm::Engine engine(options);
+    CHECK(!"an engine of -1 threads");
+  } catch (const gm::Error &error) {
+    CHECK(error.status() == GMOE_INVALID_ARGUMENT && std::string(error.what()).find("num_threads: -1") == 0);
+  }
+  CHECK(gm::device_count(kDLCPU) == 1 && gm::doctor().front() == '{');
+  const gm::Engine engine;
+  CHECK(engine.counters().tokens == 0);
+}
+#endif
+
+int main() {
+  engines();
+  views();
+  meters();
+  monitors();
+  bfloat16();
+  library();
+#if GENESIS_MOE_EXCEPTIONS
+  exceptions();
+#endif
+}

@@ -1,0 +1,39 @@
+// A canvas that fills its box, is sharp on every screen, and is drawn only when it is
+// seen and something has changed.
+
+import { onTheme } from "./theme.js";
+
+/** Calls draw(context, width, height) in CSS pixels; returns a function that asks for that. */
+export function sharpCanvas(canvas, draw) {
+  let wanted = false;
+  let visible = true;
+  const paint = () => {
+    wanted = false;
+    const { clientWidth: width, clientHeight: height } = canvas;
+    if (!visible || width === 0 || height === 0) return;
+    const ratio = Math.min(window.devicePixelRatio || 1, 3);
+    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    const context = canvas.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    draw(context, width, height);
+  };
+  const ask = () => {
+    if (wanted) return;
+    wanted = true;
+    requestAnimationFrame(paint);
+  };
+  new ResizeObserver(ask).observe(canvas);
+  new IntersectionObserver(
+    (entries) => {
+      visible = entries.at(-1).isIntersecting;
+      if (visible) ask();
+    },
+    { rootMargin: "50%" },
+  ).observe(canvas);
+  onTheme(ask);
+  return ask;
+}

@@ -1,0 +1,61 @@
+package cuda
+
+import (
+	"unsafe"
+
+	"github.com/genesis-moe/genesis-moe/core"
+	"github.com/genesis-moe/genesis-moe/cuda/driver"
+)
+
+// expertsForwardWorkspace is how large a workspace the forward pass needs.
+func expertsForwardWorkspace(d driver.Attributes, a *core.ExpertsForwardArgs) (uint64, error) {
+	c, err := forwardCall(d, a)
+	if err != nil {
+		return 0, err
+	}
+	return c.arena.used, nil
+}
+
+// expertsForwardLaunches is the forward pass: the plan, then
+//
+//	gate_up  z = x gate_up_proj^T and h = act(z), rows sorted by expert
+//	project  y = h down_proj^T
+//	combine  output = the sum of w y in slot order
+func expertsForwardLaunches(d driver.Attributes, a *core.ExpertsForwardArgs) ([]driver.Launch, error) {
+	c, err := forwardCall(d, a)
+	if err != nil {
+		return nil, err
+	}
+	return c.launches, nil
+}
+
+func forwardCall(d driver.Attributes, a *core.ExpertsForwardArgs) (*expertsCall, error) {
+	c := &expertsCall{}
+	if err := c.open(d, &a.Options, a.Workspace, a.HiddenStates, a.TopKIndex, a.GateUpProj, a.DownProj); err != nil {
+		return nil, err
+	}
+	h, y := c.scratchRows(c.intermediate), c.scratchRows(c.hidden)
+
+	up := &expertsGateUpParams{
+		activation: c.activation(), bias: matrixOf(a.GateUpBias), preActivation: matrixOf(a.PreActivation), h: h,
+	}
+	up.product.halves = flag(a.Options.Gated && !a.Options.Interleaved)
+	layout := c.product(&up.product, matrixOf(a.HiddenStates), true, stackOf(a.GateUpProj), c.gateUp, c.hidden)
+	c.launch("gmoe_experts_gate_up"+layout, c.productGrid(&up.product), unsafe.Pointer(up))
+
+	down := &expertsProjectParams{bias: matrixOf(a.DownBias), output: y}
+	layout = c.product(&down.product, h, false, stackOf(a.DownProj), c.hidden, c.intermediate)
+	c.launch("gmoe_experts_project"+layout, c.productGrid(&down.product), unsafe.Pointer(down))
+
+	c.combine(y, matrixOf(a.TopKWeights), matrixOf(a.Output))
+	return c, nil
+}
+
+// combine sums each token's rows, times the weights if there are any.
+func (c *expertsCall) combine(rows, weights, output expertsMatrix) {
+	p := &expertsCombineParams{
+		pairRow: c.plan.params.pairRow, rows: rows, weights: weights, output: output,
+		tokens: int32(c.tokens), hidden: int32(c.hidden), slots: int32(c.slots),
+	}
+	c.launch("gmoe_experts_combine", c.grid(c.tokens), unsafe.Pointer(p))
+}

@@ -1,0 +1,505 @@
+"""Writes the test vectors: inputs, options and what the float64 reference makes of them.
+
+    python testdata/vectors/generate.py          # writes the JSON files beside this one
+    python testdata/vectors/generate.py --check  # fails when they are not what it would write
+
+Every binding passes the same files, so a mistake in one of them cannot hide behind its own tests. README.md
+beside this file describes the format. Inputs are multiples of 1/64 below 4: exact in bfloat16, so that a case
+is the same in every dtype. No case lies close to a tie or a kink of an activation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+PYTHON = HERE.parents[1] / "bindings" / "python"
+sys.path[:0] = [str(PYTHON / "src"), str(PYTHON / "tests")]
+
+import reference  # noqa: E402
+from genesis_moe import RouterOptions  # noqa: E402
+
+# |got - want| <= tolerance * max(1, largest magnitude in the tensor)
+TOLERANCES = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 4e-2}
+MARGIN = 0.02  # how far every choice and kink is from flipping
+DIGITS = 13
+
+Record = dict[str, Any]
+
+
+def grid(*shape: int, below: float = 2.0) -> Tensor:
+    """Multiples of 1/64 in [-below, below]."""
+    most = int(below * 64)
+    return torch.randint(-most, most + 1, shape).double() / 64
+
+
+def record(tensors: dict[str, Tensor | None]) -> Record:
+    """Tensors as JSON; those that are None are left out."""
+    return {name: _tensor(value) for name, value in tensors.items() if value is not None}
+
+
+def _tensor(value: Tensor) -> Record:
+    flat = value.detach().reshape(-1).tolist()
+    if value.is_floating_point():
+        return {"shape": list(value.shape), "values": [_short(v) for v in flat]}
+    return {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "values": flat}
+
+
+def _short(value: float) -> float | int:
+    rounded = float(f"{value:.{DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def until_clear(make: Callable[[], tuple[Record, float]]) -> Record:
+    """The first random case whose margin is large enough."""
+    for seed in range(1000):
+        torch.manual_seed(seed)
+        made, margin = make()
+        if margin > MARGIN:
+            return made
+    raise RuntimeError(f"no case of {make} is clear of ties")
+
+
+# ------------------------------------------------------------------ the router
+
+
+def router(
+    name: str,
+    *,
+    tokens: int = 5,
+    hidden: int = 4,
+    experts: int = 4,
+    width: int | None = None,
+    bias: bool = False,
+    price: bool = False,
+    temperature: float | None = None,
+    gap: float | None = None,
+    **options: Any,
+) -> Record:
+    chosen = RouterOptions(**{**_default_epsilon(options), **options})
+
+    def make() -> tuple[Record, float]:
+        inputs = {
+            "hidden_states": grid(tokens, hidden),
+            "projection": grid(width, hidden, below=1) if width else None,
+            "centroids": grid(experts, width or hidden),
+            "bias": grid(experts, below=1) if bias else None,
+            "price": grid(experts, below=0.25) if price else None,
+            "temperature": None if temperature is None else torch.tensor([temperature]).double(),
+            "gap": None if gap is None else torch.tensor([gap]).double(),
+        }
+        floats = {k: v for k, v in inputs.items() if v is not None and k not in ("price", "gap")}
+        for value in floats.values():
+            value.requires_grad_()
+        given = {k: v for k, v in inputs.items() if k not in ("hidden_states", "centroids")}
+        price_out = None
+        if chosen.solver == "batch":
+            logits = reference.logits_of(inputs["hidden_states"], inputs["centroids"], chosen)
+            given["price"] = price_out = reference.batch_price(logits.detach(), chosen)
+        index, weights, logits, margins = reference.route(
+            inputs["hidden_states"], inputs["centroids"], chosen, **given
+        )
+        counts = torch.bincount(index.reshape(-1), minlength=experts + 1)[:experts]
+        grad_outputs = {"grad_top_k_weights": grid(*weights.shape), "grad_logits": grid(*logits.shape)}
+        # An absent slot's weight is 0 whatever the parameters are.
+        gradients = torch.autograd.grad([weights, logits], list(floats.values()), list(grad_outputs.values()))
+        outputs = {
+            "top_k_index": index,
+            "top_k_weights": weights,
+            "logits": logits,
+            "counts": counts,
+            "price_out": price_out,
+        }
+        made = {
+            "name": name,
+            "operation": "router",
+            "options": {**_default_epsilon(options), **options},
+            "inputs": record(inputs),
+            "outputs": record(outputs),
+            "grad_outputs": record(grad_outputs),
+            "grad_inputs": record({f"grad_{k}": g for k, g in zip(floats, gradients, strict=True)}),
+        }
+        if price_out is not None:
+            made["tolerances"] = {"price_out": 1e-3}  # where the library's iteration ends
+        return made, float(margins.min())
+
+    return until_clear(make)
+
+
+def _default_epsilon(options: Record) -> Record:
+    """The default, 0.01, is not the same number in float32 and float64."""
+    cosine = (
+        options.get("mode", "hamiltonian") == "hamiltonian" and options.get("binding", "cosine") == "cosine"
+    )
+    return {"epsilon": 1 / 64} if cosine else {}
+
+
+def router_cases() -> list[Record]:
+    return [
+        router("hamiltonian, cosine", price=True),
+        router("hamiltonian, cosine, projection, temperature", width=3, price=True, temperature=0.5),
+        router("hamiltonian, cosine, temperature below its floor", temperature=0.125, temperature_floor=0.25),
+        router(
+            "hamiltonian, cosine, budgeted", budgeted=True, top_k=3, price=True, temperature=0.5, gap=0.25
+        ),
+        router(
+            "hamiltonian, cosine, batch solver", solver="batch", entropy_temperature=0.125, load_penalty=2.0
+        ),
+        router(
+            "hamiltonian, dot, bias, projection",
+            binding="dot",
+            width=3,
+            bias=True,
+            price=True,
+            temperature=2.0,
+        ),
+        router("hamiltonian, dot, budgeted", binding="dot", budgeted=True, top_k=3, gap=1.5),
+        router("hamiltonian, every expert", top_k=4),
+        router("mixtral", mode="mixtral"),
+        router(
+            "mixtral, bias, not normalised, scaled",
+            mode="mixtral",
+            bias=True,
+            normalize_top_k=False,
+            scaling_factor=2.5,
+        ),
+        router("deepseek", mode="deepseek", price=True, scaling_factor=1.5),
+        router("deepseek, not normalised", mode="deepseek", normalize_top_k=False),
+        router("deepseek, groups", mode="deepseek", experts=8, num_groups=4, top_k_groups=2, price=True),
+    ]
+
+
+# ----------------------------------------------------------------- the experts
+
+
+def experts(
+    name: str,
+    *,
+    tokens: int = 4,
+    hidden: int = 3,
+    intermediate: int = 2,
+    num_experts: int = 3,
+    slots: int = 2,
+    bias: bool = False,
+    absent: bool = False,
+    index_dtype: torch.dtype = torch.int64,
+    **options: Any,
+) -> Record:
+    gated = options.get("gated", True)
+    rows = 2 * intermediate if gated else intermediate
+
+    def make() -> tuple[Record, float]:
+        floats = {
+            "hidden_states": grid(tokens, hidden),
+            "top_k_weights": grid(tokens, slots, below=1),
+            "gate_up_proj": grid(num_experts, rows, hidden, below=1),
+            "gate_up_bias": grid(num_experts, rows, below=1) if bias else None,
+            "down_proj": grid(num_experts, hidden, intermediate, below=1),
+            "down_bias": grid(num_experts, hidden, below=1) if bias else None,
+        }
+        index = torch.stack([torch.randperm(num_experts + absent)[:slots] for _ in range(tokens)]).to(
+            index_dtype
+        )
+        wanted = {k: v.requires_grad_() for k, v in floats.items() if v is not None}
+        output = reference.experts(
+            floats["hidden_states"],
+            index,
+            floats["top_k_weights"],
+            floats["gate_up_proj"],
+            floats["down_proj"],
+            floats["gate_up_bias"],
+            floats["down_bias"],
+            **options,
+        )
+        grad_output = grid(tokens, hidden)
+        gradients = torch.autograd.grad(output, list(wanted.values()), grad_output)
+        z = pre_activation(floats, index)
+        made = {
+            "name": name,
+            "operation": "experts",
+            "options": options,
+            "inputs": record({"top_k_index": index, **floats}),
+            "outputs": record({"output": output, "pre_activation": z}),
+            "grad_outputs": record({"grad_output": grad_output}),
+            "grad_inputs": record({f"grad_{k}": g for k, g in zip(wanted, gradients, strict=True)}),
+        }
+        return made, kink_margin(z, **options)
+
+    return until_clear(make)
+
+
+def pre_activation(given: dict[str, Any], index: Tensor) -> Tensor:
+    """z [T*K, Z], rows by expert and then by token; zeros in the rows of absent slots, which come last."""
+    num_experts, rows, _ = given["gate_up_proj"].shape
+    found = []
+    for e in range(num_experts):
+        for token, chosen in enumerate(index.tolist()):
+            if e in chosen:
+                z = given["gate_up_proj"][e] @ given["hidden_states"][token]
+                found.append(z if given["gate_up_bias"] is None else z + given["gate_up_bias"][e])
+    found += [torch.zeros(rows, dtype=torch.float64)] * (index.numel() - len(found))
+    return torch.stack(found).detach()
+
+
+def kink_margin(z: Tensor, activation: str = "silu", limit: float = 7.0, **_: Any) -> float:
+    """How far z is from where the activation has no derivative."""
+    kinks = {"relu": [0.0], "relu_squared": [0.0], "clipped_swiglu": [-limit, limit]}.get(activation, [])
+    present = z[z.abs().sum(1) > 0]
+    return min((float((present - kink).abs().min()) for kink in kinks), default=math.inf)
+
+
+def experts_cases() -> list[Record]:
+    return [
+        experts("SwiGLU"),
+        experts("SwiGLU, biases, absent slots", bias=True, absent=True),
+        experts("SwiGLU, one token, one slot", tokens=1, slots=1),
+        experts("SwiGLU, interleaved, int32 index", interleaved=True, index_dtype=torch.int32),
+        experts(
+            "gpt-oss: clipped, interleaved, biases",
+            activation="clipped_swiglu",
+            interleaved=True,
+            bias=True,
+            alpha=1.75,
+            limit=1.0,
+        ),
+        experts("gelu", activation="gelu"),
+        experts("gelu_tanh, interleaved, biases", activation="gelu_tanh", interleaved=True, bias=True),
+        experts("relu, not gated, biases", activation="relu", gated=False, bias=True),
+        experts("relu_squared, not gated", activation="relu_squared", gated=False),
+        experts("quick_gelu", activation="quick_gelu"),
+        experts("sigmoid", activation="sigmoid"),
+        experts("tanh, not gated", activation="tanh", gated=False),
+        experts("identity, gated, absent slots", activation="identity", absent=True),
+    ]
+
+
+# -------------------------------------------------------- the step and the report
+
+
+def update(
+    name: str,
+    counts: list[int],
+    numbers: dict[str, float],
+    gap: float | None = None,
+    **options: Any,
+) -> Record:
+    torch.manual_seed(1)
+    price = grid(len(counts), below=0.25)
+    given = {
+        "counts": torch.tensor(counts),
+        "price": price,
+        "gap": None if gap is None else torch.tensor([gap]).double(),
+    }
+    after = reference.update(RouterOptions(**options), **given, **numbers)
+    return {
+        "name": name,
+        "operation": "update",
+        "options": options,
+        "numbers": numbers,
+        "inputs": record(given),
+        "outputs": record(dict(zip(("price", "gap"), after, strict=True))),
+    }
+
+
+def update_cases() -> list[Record]:
+    usual = {"num_tokens": 10, "rate": 0.03125, "step_limit": 0.0625, "budget": 0.0, "gap_rate": 0.03125}
+    budget = {**usual, "budget": 1.25}
+    return [
+        update("hamiltonian", [8, 3, 5, 4], usual, load_penalty=4.0),
+        update(
+            "hamiltonian, steps at their limit",
+            [10, 9, 1, 0],
+            {**usual, "step_limit": 0.015625},
+            load_penalty=4.0,
+        ),
+        update("hamiltonian, budgeted", [8, 3, 5, 1], budget, gap=0.5, budgeted=True),
+        update(
+            "hamiltonian, the gap ends at 0",
+            [8, 3, 5, 4],
+            {**budget, "gap_rate": 4.0},
+            gap=0.5,
+            budgeted=True,
+        ),
+        update("hamiltonian, no tokens", [0, 0, 0, 0], {**usual, "num_tokens": 0}),
+        update("hamiltonian, frozen", [8, 3, 5, 4], {**usual, "rate": 0.0}),
+        update("deepseek", [8, 5, 5, 2], usual, mode="deepseek"),
+    ]
+
+
+def report(
+    name: str,
+    *,
+    tokens: int = 6,
+    experts: int = 4,
+    price: bool = False,
+    previous: bool = False,
+    **options: Any,
+) -> Record:
+    chosen = RouterOptions(entropy_temperature=0.125, load_penalty=4.0, **options)
+
+    def make() -> tuple[Record, float]:
+        inputs = {
+            "logits": grid(tokens, experts),
+            "top_k_index": None,
+            "price": grid(experts, below=0.25) if price else None,
+            "previous_index": None,
+        }
+        index, margins = reference.choose(inputs["logits"], chosen, inputs["price"])
+        inputs["top_k_index"] = index
+        if previous:
+            inputs["previous_index"] = (index + torch.randint(0, 2, index.shape)) % experts
+        made = {
+            "name": name,
+            "operation": "report",
+            "options": {"entropy_temperature": 0.125, "load_penalty": 4.0, **options},
+            "inputs": record(inputs),
+            "numbers": {k: _short(v) for k, v in reference.report(chosen, **inputs).items()},
+        }
+        return made, float(margins.min())
+
+    return until_clear(make)
+
+
+def report_cases() -> list[Record]:
+    return [
+        report("hamiltonian", price=True, previous=True),
+        report("hamiltonian, one expert a token, no price", top_k=1),
+        report("mixtral", mode="mixtral"),
+    ]
+
+
+# ------------------------------------------------------------------ refused calls
+
+
+def refused(name: str, case: Record, names: str, status: str = "INVALID_ARGUMENT", **change: Any) -> Record:
+    """A case with something wrong in it: tensors by name, options or numbers; None takes a tensor away."""
+    made = json.loads(
+        json.dumps({k: case[k] for k in ("operation", "options", "inputs", "numbers") if k in case})
+    )
+    for key, value in change.items():
+        if key in made["inputs"] or isinstance(value, Tensor):
+            made["inputs"].pop(key, None)
+            made["inputs"].update(record({key: value}))
+        elif key in made.get("numbers", {}):
+            made["numbers"][key] = value
+        else:
+            made["options"][key] = value
+    outputs = {k: {**v, "values": []} for k, v in case.get("outputs", {}).items()}
+    return {"name": name, **made, "outputs": outputs, "status": status, "names": names}
+
+
+def refused_cases() -> list[Record]:
+    torch.manual_seed(2)
+    ffn, route = experts("SwiGLU"), router("hamiltonian, cosine", price=True)
+    budgeted = router("budgeted", budgeted=True, gap=0.25)
+    groups = router("groups", mode="deepseek", experts=8, num_groups=4, top_k_groups=2)
+    step = update(
+        "step",
+        [8, 3, 5, 1],
+        {"num_tokens": 10, "rate": 0.03125, "step_limit": 0.0625, "budget": 1.25, "gap_rate": 0.03125},
+        gap=0.5,
+        budgeted=True,
+    )
+    seen = {**report("report"), "numbers": {}}
+    index = torch.tensor([[0, 1], [1, -1], [2, 0], [1, 2]])
+    return [
+        refused("a negative expert", ffn, "top_k_index", top_k_index=index),
+        refused("an index of too few tokens", ffn, "top_k_index", top_k_index=index[:3]),
+        refused("weights of another number of slots", ffn, "top_k_weights", top_k_weights=grid(4, 3)),
+        refused("hidden states of one dimension", ffn, "hidden_states", hidden_states=grid(12)),
+        refused("a projection of another hidden size", ffn, "gate_up_proj", gate_up_proj=grid(3, 4, 5)),
+        refused("an odd number of gate and up rows", ffn, "gate_up_proj", gate_up_proj=grid(3, 5, 3)),
+        refused("projections of different numbers of experts", ffn, "down_proj", down_proj=grid(2, 3, 2)),
+        refused("a bias of another size", ffn, "down_bias", down_bias=grid(3, 2)),
+        refused("no hidden states", ffn, "hidden_states", hidden_states=None),
+        refused(
+            "clipped, but not gated",
+            ffn,
+            "gated",
+            activation="clipped_swiglu",
+            gated=False,
+            gate_up_proj=grid(3, 2, 3),
+        ),
+        refused("centroids of another width", route, "centroids", centroids=grid(4, 3)),
+        refused("no centroids", route, "centroids", centroids=None),
+        refused("more experts per token than there are", route, "top_k", top_k=5),
+        refused("a negative epsilon", route, "epsilon", epsilon=-1.0),
+        refused("a price of another number of experts", route, "price", price=grid(5)),
+        refused("a budget without a gap", budgeted, "gap", gap=None),
+        refused("a negative gap", budgeted, "gap", gap=torch.tensor([-0.5])),
+        refused("groups that do not divide the experts", groups, "num_groups", num_groups=3),
+        refused("more loads than tokens have slots", step, "counts", counts=torch.tensor([10, 10, 1, 1])),
+        refused("a negative load", step, "counts", counts=torch.tensor([-1, 3, 5, 1])),
+        refused("a budget below one expert", step, "budget", budget=0.5),
+        refused("a negative rate", step, "rate", rate=-1.0),
+        refused(
+            "a report on an index of another shape",
+            seen,
+            "top_k_index",
+            top_k_index=torch.zeros(6, 3, dtype=torch.int64),
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------ files
+
+FILES: dict[str, Callable[[], list[Record]]] = {
+    "router": router_cases,
+    "experts": experts_cases,
+    "update": update_cases,
+    "report": report_cases,
+    "refused": refused_cases,
+}
+
+
+def text_of(cases: list[Record]) -> str:
+    """JSON with one tensor a line."""
+    lines = ['{"tolerances": ' + json.dumps(TOLERANCES) + ', "cases": [']
+    for i, case in enumerate(cases):
+        parts = []
+        for key, value in case.items():
+            if isinstance(value, dict) and any(isinstance(v, dict) for v in value.values()):
+                inner = ",\n   ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+                parts.append(f"{json.dumps(key)}: {{\n   {inner}}}")
+            else:
+                parts.append(f"{json.dumps(key)}: {json.dumps(value)}")
+        lines.append(" {" + ",\n  ".join(parts) + "}" + ("," if i + 1 < len(cases) else ""))
+    return "\n".join([*lines, "]}\n"])
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal up to the last digits of floating results, which differ between processors."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-11)
+    return bool(one == other)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
+    check = parser.parse_args().check
+    for name, make in FILES.items():
+        path, text = HERE / f"{name}.json", text_of(make())
+        if not check:
+            path.write_text(text)
+        elif not same(json.loads(path.read_text()), json.loads(text)):
+            print(f"{path}: is not what {Path(__file__).name} writes; run it", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
