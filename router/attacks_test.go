@@ -184,17 +184,23 @@ func FuzzForward(f *testing.F) {
 				o.EntropyTemperature, o.LoadPenalty, o.TemperatureFloor = float32(next())/8, float32(next())/8, float32(next())/8
 			case 7:
 				if tensor := tensors[uint8(next())%11]; tensor != nil {
-					tensor.DType = core.DType(next())
+					if dtype := core.DType(next()); dtype.Size() <= tensor.DType.Size() { // stays inside the memory
+						tensor.DType = dtype
+					}
 				}
 			case 8: // a smaller shape stays inside the memory
 				if tensor := tensors[uint8(next())%11]; tensor != nil {
 					d := int(uint8(next())) % len(tensor.Shape)
 					tensor.Shape[d] = min(tensor.Shape[d], int64(next()))
 				}
-			case 9:
+			case 9: // a stride nearer to zero stays inside the memory
 				if tensor := tensors[uint8(next())%11]; tensor != nil {
 					d := int(uint8(next())) % len(tensor.Shape)
-					tensor.Strides[d] = min(1, max(-1, tensor.Strides[d])) * (tensor.Strides[d] & int64(next()))
+					if stride := tensor.Strides[d]; stride < 0 {
+						tensor.Strides[d] = -(-stride & int64(uint8(next())))
+					} else {
+						tensor.Strides[d] = stride & int64(uint8(next()))
+					}
 				}
 			case 10:
 				a.Projection, a.Bias = a.Bias, a.Projection
