@@ -21,7 +21,7 @@ def row(*cells: object) -> str:
     return "| " + " | ".join(str(c) for c in cells) + " |"
 
 
-def layer_table(data: dict[str, Any]) -> list[str]:
+def layer_table(data: dict[str, Any], source: str) -> list[str]:
     lines = [
         f"**Layer, CPU** ({data['environment']['machine']['processor']}, {data['threads']} threads, torch "
         f"{data['environment']['versions']['torch']}). Times faster than "
@@ -66,7 +66,7 @@ def layer_table(data: dict[str, Any]) -> list[str]:
         "",
         f"Memory that forward+backward adds, relative to what must be there (x, z, gradients): {memory}, with the "
         "scratch that the engine keeps. "
-        f"Router's share of the layer at T=2048, E=64, forward+backward: {shares}. Raw: `bench/layer/cpu.json`.",
+        f"Router's share of the layer at T=2048, E=64, forward+backward: {shares}. Raw: `bench/{source}`.",
     ]
     return lines
 
@@ -108,8 +108,9 @@ def compare_table() -> list[str]:
 
 def results() -> str:
     blocks = []
-    if data := load("layer/cpu.json"):
-        blocks.append(layer_table(data))
+    for path in sorted(p for p in (BENCH / "layer").glob("cpu-*.json") if not p.stem.endswith("-quick")):
+        source = str(path.relative_to(BENCH))
+        blocks.append(layer_table(load(source) or {}, source))
     if data := load("overhead/cpu.json"):
         blocks.append(overhead_table(data))
     if block := compare_table():

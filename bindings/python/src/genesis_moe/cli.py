@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
@@ -32,7 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     _add_csv(commands)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader has seen enough: `genesis-moe doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except genesis_moe.GenesisMoeError as error:
         parser.exit(1, f"genesis-moe: {error}\n")
     except ImportError as error:

@@ -11,6 +11,7 @@ import argparse
 import gc
 import itertools
 import multiprocessing
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -354,7 +355,7 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures everything and writes ``cpu.json`` into ``args.out``."""
+    """Measures everything and writes ``cpu-<processor>.json`` into ``args.out``: one record a kind of machine."""
     torch.set_num_threads(args.threads or torch.get_num_threads())
     torch.manual_seed(0)
     shapes = SHAPES[:1] if args.quick else SHAPES
@@ -385,7 +386,11 @@ def run(args: argparse.Namespace) -> int:
             "batched_mm beyond one token",
         ],
     }
-    path = Path(args.out) / ("cpu-quick.json" if args.quick else "cpu.json")
+    processor = (
+        result["environment"]["machine"]["processor"].lower().replace("(r)", "").removesuffix("processor")
+    )
+    name = re.sub("[^a-z0-9]+", "-", processor).strip("-")
+    path = Path(args.out) / f"cpu-{name}{'-quick' if args.quick else ''}.json"
     write_json(path, result)
     print(f"wrote {path}")
     return 0
