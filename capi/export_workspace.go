@@ -52,6 +52,16 @@ func goRouterReportWorkspace(h C.uintptr_t, args unsafe.Pointer, out *C.uint64_t
 	return workspace(h, args, out, message, abi.RouterReport, router.ReportWorkspace)
 }
 
+//export goClansDescendWorkspace
+func goClansDescendWorkspace(h C.uintptr_t, args unsafe.Pointer, out *C.uint64_t, message *C.char) C.int32_t {
+	return workspace(h, args, out, message, abi.ClansDescend, router.DescendWorkspace)
+}
+
+//export goClansObserveWorkspace
+func goClansObserveWorkspace(h C.uintptr_t, args unsafe.Pointer, out *C.uint64_t, message *C.char) C.int32_t {
+	return workspace(h, args, out, message, abi.ClansObserve, router.ObserveWorkspace)
+}
+
 //export goExpertsForwardWorkspace
 func goExpertsForwardWorkspace(h C.uintptr_t, args unsafe.Pointer, out *C.uint64_t, message *C.char) C.int32_t {
 	return workspace(h, args, out, message, abi.ExpertsForward, experts.ForwardWorkspace)

@@ -172,6 +172,18 @@ GMOE_PUBLIC gmoe_status gmoe_router_report_compute(gmoe_engine *engine, const gm
   return goRouterReport((uintptr_t)engine, (void *)args, out, message());
 }
 
+GMOE_PUBLIC gmoe_status gmoe_clans_descend(gmoe_engine *engine, const gmoe_clans_descend_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goClansDescend((uintptr_t)engine, (void *)args, message());
+}
+
+GMOE_PUBLIC gmoe_status gmoe_clans_observe(gmoe_engine *engine, const gmoe_clans_observe_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goClansObserve((uintptr_t)engine, (void *)args, message());
+}
+
 GMOE_PUBLIC gmoe_status gmoe_experts_forward(gmoe_engine *engine, const gmoe_experts_forward_args *args) {
   CHECK_FORK();
   CHECK_REQUIRED(args);
@@ -197,6 +209,8 @@ WORKSPACE_SIZE(router_forward, RouterForward)
 WORKSPACE_SIZE(router_backward, RouterBackward)
 WORKSPACE_SIZE(router_update, RouterUpdate)
 WORKSPACE_SIZE(router_report, RouterReport)
+WORKSPACE_SIZE(clans_descend, ClansDescend)
+WORKSPACE_SIZE(clans_observe, ClansObserve)
 WORKSPACE_SIZE(experts_forward, ExpertsForward)
 WORKSPACE_SIZE(experts_backward, ExpertsBackward)
 

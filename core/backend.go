@@ -31,6 +31,10 @@ type Session interface {
 	RouterUpdateWorkspace(*RouterUpdateArgs) (uint64, error)
 	RouterReport(*RouterReportArgs) (RouterReport, error)
 	RouterReportWorkspace(*RouterReportArgs) (uint64, error)
+	ClansDescend(*ClansDescendArgs) error
+	ClansDescendWorkspace(*ClansDescendArgs) (uint64, error)
+	ClansObserve(*ClansObserveArgs) error
+	ClansObserveWorkspace(*ClansObserveArgs) (uint64, error)
 	ExpertsForward(*ExpertsForwardArgs) error
 	ExpertsForwardWorkspace(*ExpertsForwardArgs) (uint64, error)
 	ExpertsBackward(*ExpertsBackwardArgs) error

@@ -133,6 +133,37 @@ type RouterReport struct {
 	NonFiniteTokens                               int64
 }
 
+// ClansOptions describes the slots that clans share. See genesis_moe.h.
+type ClansOptions struct {
+	NumSlots int // E_max: experts that memory is reserved for
+}
+
+// ClansDescendArgs are the arguments of the step from chosen clans to their slots; see
+// gmoe_clans_descend in genesis_moe.h.
+type ClansDescendArgs struct {
+	Options ClansOptions
+
+	HiddenStates, ClanIndex, Root, Children, Direction, Threshold *Tensor
+
+	SlotIndex, SlotCounts *Tensor
+
+	Stream    Stream
+	Workspace Workspace
+}
+
+// ClansObserveArgs are the arguments of the statistics that growth is decided by; see
+// gmoe_clans_observe in genesis_moe.h.
+type ClansObserveArgs struct {
+	Options ClansOptions
+
+	HiddenStates, SlotIndex, Binding, Mean, Axis, Scale *Tensor
+
+	Tokens, Skipped, Sum, Square, Power, BindingSum, Histogram *Tensor
+
+	Stream    Stream
+	Workspace Workspace
+}
+
 // Activation is the nonlinearity of an expert.
 type Activation int32
 

@@ -109,6 +109,27 @@ func (s *session) RouterReportWorkspace(a *core.RouterReportArgs) (uint64, error
 	return routerReportWorkspace(s.device.Attributes(), a)
 }
 
+// noClans is what a call of the clans' operations gets until they have kernels.
+func noClans(operation string) error {
+	return core.Errorf(core.Unsupported, "%s on cuda, want cpu: it has no kernel yet", operation)
+}
+
+// ClansDescend is not supported.
+func (s *session) ClansDescend(*core.ClansDescendArgs) error { return noClans("clans_descend") }
+
+// ClansDescendWorkspace is not supported.
+func (s *session) ClansDescendWorkspace(*core.ClansDescendArgs) (uint64, error) {
+	return 0, noClans("clans_descend")
+}
+
+// ClansObserve is not supported.
+func (s *session) ClansObserve(*core.ClansObserveArgs) error { return noClans("clans_observe") }
+
+// ClansObserveWorkspace is not supported.
+func (s *session) ClansObserveWorkspace(*core.ClansObserveArgs) (uint64, error) {
+	return 0, noClans("clans_observe")
+}
+
 func (s *session) ExpertsForward(a *core.ExpertsForwardArgs) error {
 	return expertsForward.run(s, a, a.Stream, a.Workspace)
 }

@@ -32,7 +32,7 @@
  *              operation. On the CPU the size is 0 and both are ignored.
  *
  * Names in the shape comments: T tokens, H hidden size, E experts, I intermediate
- * size, K slots per token, D router width (d_r), R = T*K rows.
+ * size, K slots per token, D router width (d_r), R = T*K rows, C clans, N inner nodes.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef GENESIS_MOE_H_
@@ -177,6 +177,13 @@ typedef struct {
 
 /* One pass over the tokens.
  *
+ * In mode hamiltonian a price of +Inf closes an expert: it is reserved for a clan to come,
+ * and never chosen. At least top_k experts are open. gmoe_router_update leaves a closed one
+ * as it is, and gmoe_router_report_compute leaves it out of everything. Its centroid, which
+ * must be finite, has no gradient from the gates. Solver batch reads no price, and so knows
+ * no closed experts. A price of NaN or -Inf is INVALID_ARGUMENT; on CUDA, where values are
+ * not read back, it makes the gates NaN, and slots for which no expert is open are absent.
+ *
  * dtype X is the dtype of hidden_states: float32, bfloat16 or float64. Parameters
  * may be X or float32; with float64 hidden_states everything floating is float64
  * (the reference path); else floating outputs are float32. */
@@ -245,7 +252,8 @@ gmoe_status gmoe_router_backward_workspace_size(gmoe_engine *engine, const gmoe_
 
 /* After the optimiser's step: moves prices towards balance and the gap towards its
  * budget, from the hard counts of the whole global batch.
- *   hamiltonian: mu_e += clip(rate * ((l_e/mean(l) - 1) - mu_e/lambda), +-step_limit), recentred
+ *   hamiltonian: mu_e += clip(rate * ((l_e/mean(l) - 1) - mu_e/lambda), +-step_limit), recentred,
+ *                over the experts that are open; a price of +Inf stays
  *                gap  += gap_rate * (budget - sum(l)/num_tokens), kept >= 0 (budgeted)
  *   deepseek:    price_e += rate * sign(mean(l) - l_e)
  *   mixtral:     nothing to do; GMOE_OK. num_tokens = 0 leaves everything unchanged. */
@@ -306,6 +314,96 @@ typedef struct {
 gmoe_status gmoe_router_report_compute(gmoe_engine *engine, const gmoe_router_report_args *args,
                                        gmoe_router_report *out);
 gmoe_status gmoe_router_report_workspace_size(gmoe_engine *engine, const gmoe_router_report_args *args, uint64_t *out);
+
+/* --------------------------------------------------------------- the clans */
+
+/* Experts that split where the data is dense. The router chooses among C clans, each a centroid
+ * with a price; the experts' weights lie in E_max slots. A clan begins with one slot. A split puts
+ * a hyperplane in the place of a leaf of the clan's tree and a copy of the leaf's expert on either
+ * side: a token still has one expert of the clan, with the clan's gate, so the layer computes
+ * what it did, at the same cost, until training moves the copies apart.
+ *
+ *   gmoe_router_forward -> top_k_index (clans) -> gmoe_clans_descend -> slot_index -> gmoe_experts_forward
+ *
+ * Trees, hyperplanes and statistics are tensors of the caller, of fixed shapes. A clan that is
+ * not in use has a price of +Inf (gmoe_router_forward). */
+typedef struct {
+  uint32_t struct_size;
+  int32_t num_slots; /* E_max >= 1 */
+} gmoe_clans_options;
+#define GMOE_CLANS_OPTIONS_INIT {(uint32_t)sizeof(gmoe_clans_options), 1}
+
+/* Finds each chosen clan's slot.
+ *
+ * A number of 0 or more in root and children is a slot; one below 0 is the inner node ~number, so
+ * -1 is node 0. At a node a token x goes to child 1 when <direction, x> >= threshold, else to child
+ * 0, which is also where a NaN goes. Every inner node is below one clan or one node at most; those
+ * that are below none are free, and what they hold does not matter. A slot or node that is not
+ * there, or a node reached twice (as in a circle), is INVALID_ARGUMENT with its number and place on
+ * the CPU. On CUDA, where values are not read back, a token that meets one gets an absent slot.
+ *
+ * dtype X is that of hidden_states: float32, bfloat16 or float64. */
+typedef struct {
+  uint32_t struct_size;
+  uint32_t reserved;
+  const gmoe_clans_options *options;
+  /* inputs */
+  const DLTensor *hidden_states; /* [T, H] what the layer is given, not its projection */
+  const DLTensor *clan_index;    /* [T, K] int32 or int64: top_k_index of the router; C or more is absent */
+  const DLTensor *root;          /* [C] int32: where each clan's tree begins */
+  const DLTensor *children;      /* [N, 2] int32, or NULL when there are no inner nodes */
+  const DLTensor *direction;     /* [N, H] float32, or float64 when X is; NULL with children */
+  const DLTensor *threshold;     /* [N] of the dtype of direction; NULL with children */
+  /* outputs */
+  const DLTensor *slot_index;  /* [T, K] of the dtype of clan_index; absent slots hold E_max */
+  const DLTensor *slot_counts; /* [E_max] int64: tokens of each slot; NULL where not wanted */
+  void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
+} gmoe_clans_descend_args;
+#define GMOE_CLANS_DESCEND_ARGS_INIT {(uint32_t)sizeof(gmoe_clans_descend_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+gmoe_status gmoe_clans_descend(gmoe_engine *engine, const gmoe_clans_descend_args *args);
+gmoe_status gmoe_clans_descend_workspace_size(gmoe_engine *engine, const gmoe_clans_descend_args *args, uint64_t *out);
+
+enum { GMOE_CLANS_HISTOGRAM_BINS = 64 };
+
+/* Adds what each slot's tokens say about splitting it to sums of the caller, so that batches
+ * and ranks are summed by adding. With d = x - mean and a = axis of the token's slot,
+ *   tokens += 1, sum += x, square += |d|^2, power += <d, a> d, binding_sum += binding,
+ *   histogram[bin] += 1, where 64 equal bins cover [-1, 1) of <d, a>/scale and the outer take the rest.
+ * power, scaled to length 1, is the next axis of a power iteration for the first principal
+ * direction. A token whose numbers are not finite, or whose |d|^2 is not, adds to skipped only; so
+ * does every token of a slot whose mean or axis is not finite. A slot adds its tokens in their
+ * order: bit for bit the same for every number of threads, and for a batch given in two parts.
+ *
+ * Everything but hidden_states, slot_index and binding is float64. On CUDA UNSUPPORTED for now. */
+typedef struct {
+  uint32_t struct_size;
+  uint32_t reserved;
+  const gmoe_clans_options *options;
+  /* inputs */
+  const DLTensor *hidden_states; /* [T, H] float32, bfloat16 or float64 */
+  const DLTensor *slot_index;    /* [T, K] int32 or int64; E_max or more is absent */
+  const DLTensor *binding;       /* [T, K] u of the chosen, float32 or float64; for binding_sum, else NULL */
+  const DLTensor *mean;          /* [E_max, H] the centre to measure from; NULL: zeros */
+  const DLTensor *axis;          /* [E_max, H] of length 1; for power and histogram, else NULL */
+  const DLTensor *scale;         /* [E_max] finite, > 0: the half width of histogram, else NULL */
+  /* in and out: added to; NULL where not wanted */
+  const DLTensor *tokens;      /* [E_max] */
+  const DLTensor *skipped;     /* [E_max] */
+  const DLTensor *sum;         /* [E_max, H] */
+  const DLTensor *square;      /* [E_max] */
+  const DLTensor *power;       /* [E_max, H] */
+  const DLTensor *binding_sum; /* [E_max] */
+  const DLTensor *histogram;   /* [E_max, 64] */
+  void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
+} gmoe_clans_observe_args;
+#define GMOE_CLANS_OBSERVE_ARGS_INIT \
+  {(uint32_t)sizeof(gmoe_clans_observe_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+gmoe_status gmoe_clans_observe(gmoe_engine *engine, const gmoe_clans_observe_args *args);
+gmoe_status gmoe_clans_observe_workspace_size(gmoe_engine *engine, const gmoe_clans_observe_args *args, uint64_t *out);
 
 /* ------------------------------------------------------------- the experts */
 

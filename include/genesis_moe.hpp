@@ -380,6 +380,38 @@ struct RouterReport {
   std::uint64_t workspace_size = 0;
 };
 
+/* gmoe_clans_options. */
+struct ClansOptions {
+  std::int32_t num_slots = 1;
+
+  gmoe_clans_options c() const noexcept {
+    gmoe_clans_options options = GMOE_CLANS_OPTIONS_INIT;
+    options.num_slots = num_slots;
+    return options;
+  }
+};
+
+struct ClansDescend {
+  ClansOptions options;
+  ConstTensorView hidden_states, clan_index, root, children, direction, threshold;
+  TensorView slot_index, slot_counts;
+  void *stream = nullptr;
+  void *workspace = nullptr; /* device memory; none on the CPU */
+  std::uint64_t workspace_size = 0;
+};
+
+struct ClansObserve {
+  ClansOptions options;
+  ConstTensorView hidden_states, slot_index, binding, mean, axis, scale;
+  TensorView tokens, skipped, sum, square, power, binding_sum, histogram; /* added to */
+  void *stream = nullptr;
+  void *workspace = nullptr; /* device memory; none on the CPU */
+  std::uint64_t workspace_size = 0;
+};
+
+/* Bins of ClansObserve's histogram. */
+inline constexpr std::int64_t clans_histogram_bins = GMOE_CLANS_HISTOGRAM_BINS;
+
 struct ExpertsForward {
   ExpertsOptions options;
   ConstTensorView hidden_states, top_k_index, top_k_weights, gate_up_proj, gate_up_bias, down_proj, down_bias;
@@ -469,6 +501,33 @@ inline void fill(Borrowed &borrow, const RouterReport &a, gmoe_router_report_arg
   c.top_k_index = borrow("top_k_index", a.top_k_index);
   c.price = borrow("price", a.price);
   c.previous_index = borrow("previous_index", a.previous_index);
+}
+
+inline void fill(Borrowed &borrow, const ClansDescend &a, gmoe_clans_descend_args &c) {
+  c.hidden_states = borrow("hidden_states", a.hidden_states);
+  c.clan_index = borrow("clan_index", a.clan_index);
+  c.root = borrow("root", a.root);
+  c.children = borrow("children", a.children);
+  c.direction = borrow("direction", a.direction);
+  c.threshold = borrow("threshold", a.threshold);
+  c.slot_index = borrow("slot_index", a.slot_index);
+  c.slot_counts = borrow("slot_counts", a.slot_counts);
+}
+
+inline void fill(Borrowed &borrow, const ClansObserve &a, gmoe_clans_observe_args &c) {
+  c.hidden_states = borrow("hidden_states", a.hidden_states);
+  c.slot_index = borrow("slot_index", a.slot_index);
+  c.binding = borrow("binding", a.binding);
+  c.mean = borrow("mean", a.mean);
+  c.axis = borrow("axis", a.axis);
+  c.scale = borrow("scale", a.scale);
+  c.tokens = borrow("tokens", a.tokens);
+  c.skipped = borrow("skipped", a.skipped);
+  c.sum = borrow("sum", a.sum);
+  c.square = borrow("square", a.square);
+  c.power = borrow("power", a.power);
+  c.binding_sum = borrow("binding_sum", a.binding_sum);
+  c.histogram = borrow("histogram", a.histogram);
 }
 
 inline void fill(Borrowed &borrow, const ExpertsForward &a, gmoe_experts_forward_args &c) {
@@ -657,6 +716,22 @@ class Engine {
         .size(gmoe_router_report_workspace_size, handle());
   }
 
+  Status try_clans_descend(const ClansDescend &a) const {
+    return detail::Call<gmoe_clans_descend_args>(a, GMOE_CLANS_DESCEND_ARGS_INIT).run(gmoe_clans_descend, handle());
+  }
+  Result<std::uint64_t> try_clans_descend_workspace_size(const ClansDescend &a) const {
+    return detail::Call<gmoe_clans_descend_args>(a, GMOE_CLANS_DESCEND_ARGS_INIT)
+        .size(gmoe_clans_descend_workspace_size, handle());
+  }
+
+  Status try_clans_observe(const ClansObserve &a) const {
+    return detail::Call<gmoe_clans_observe_args>(a, GMOE_CLANS_OBSERVE_ARGS_INIT).run(gmoe_clans_observe, handle());
+  }
+  Result<std::uint64_t> try_clans_observe_workspace_size(const ClansObserve &a) const {
+    return detail::Call<gmoe_clans_observe_args>(a, GMOE_CLANS_OBSERVE_ARGS_INIT)
+        .size(gmoe_clans_observe_workspace_size, handle());
+  }
+
   Status try_experts_forward(const ExpertsForward &a) const {
     return detail::Call<gmoe_experts_forward_args>(a, GMOE_EXPERTS_FORWARD_ARGS_INIT)
         .run(gmoe_experts_forward, handle());
@@ -694,6 +769,14 @@ class Engine {
   Report router_report(const RouterReport &a) const { return try_router_report(a).value(); }
   std::uint64_t router_report_workspace_size(const RouterReport &a) const {
     return try_router_report_workspace_size(a).value();
+  }
+  void clans_descend(const ClansDescend &a) const { try_clans_descend(a).require(); }
+  std::uint64_t clans_descend_workspace_size(const ClansDescend &a) const {
+    return try_clans_descend_workspace_size(a).value();
+  }
+  void clans_observe(const ClansObserve &a) const { try_clans_observe(a).require(); }
+  std::uint64_t clans_observe_workspace_size(const ClansObserve &a) const {
+    return try_clans_observe_workspace_size(a).value();
   }
   void experts_forward(const ExpertsForward &a) const { try_experts_forward(a).require(); }
   std::uint64_t experts_forward_workspace_size(const ExpertsForward &a) const {

@@ -28,6 +28,14 @@
 // counts as the worst score) and gates that are NaN; no other token is touched. An
 // infinite price or a correction bias of -Inf, in contrast, only bars an expert.
 //
+// In hamiltonian mode a price of +Inf closes an expert: memory that is reserved for a clan
+// to come. It is never chosen, not by a token of NaN either, and [Update] and [Report] work
+// as if it were not there; its centroid, which must be finite, gets no gradient from gates.
+// At least top_k experts are open. Solver batch reads no price and so knows no closed ones.
+//
+// Experts that split are below the router: [Descend] takes a token from the clans that it
+// chose to slots, which are the experts' weights, and [Observe] measures where to split.
+//
 // Results do not depend on the number of threads: tokens are cut into blocks whose
 // size depends on the shapes alone, and sums over blocks are taken in their order.
 // With float32 and bfloat16 hidden states the logits of a token, and so its route,

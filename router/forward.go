@@ -237,16 +237,24 @@ func (w *forwardWorker[F]) route(a *core.RouterForwardArgs, s shapes, from, rows
 }
 
 // checkState refuses values with which no token could be routed well. An infinite
-// price may bar an expert from all tokens, not force it on them.
+// price may bar an expert from all tokens, not force it on them, and experts that are
+// closed so must leave top_k others.
 func checkState[F blas.Float](o *core.RouterOptions, price []F, gap, temperature F) error {
 	forced := math.Inf(-1)
 	if o.Mode == core.DeepSeek {
 		forced = math.Inf(1)
 	}
+	closed := 0
 	for e, mu := range price {
 		if mu != mu || float64(mu) == forced {
 			return core.Invalidf("price", "%v for expert %d, want a number (or %v, which bars the expert)", mu, e, -forced)
 		}
+		if isClosed(o, mu) {
+			closed++
+		}
+	}
+	if open := len(price) - closed; closed > 0 && open < o.TopK {
+		return core.Invalidf("price", "+Inf, which closes an expert, for %d of %d; want at least top_k = %d open ones", closed, len(price), o.TopK)
 	}
 	if !(gap >= 0) {
 		return core.Invalidf("gap", "%v, want at least 0", gap)

@@ -14,9 +14,9 @@ import (
 // The terms are taken at p_te = 1/(1+exp((u_te+mu_e-theta_t)/tau)) with sum_e p_te = k, k
 // being top_k, or the mean |S_t| of a budgeted routing. For mixtral u is minus the
 // logits and mu is 0; for deepseek u is minus the sigmoid score and mu minus the
-// correction bias, so that top-k of -(u+mu) is its choice up to groups. Tokens with
-// logits that are not finite are counted, in loads too, but in nothing else. A mean
-// over nothing is 0.
+// correction bias, so that top-k of -(u+mu) is its choice up to groups. Experts that a price
+// closes are left out, as if they were not there. Tokens with logits that are not finite
+// are counted, in loads too, but in nothing else. A mean over nothing is 0.
 func Report(e *core.Engine, a *core.RouterReportArgs) (core.RouterReport, error) {
 	s, err := checkReport(a, e.Device)
 	if err != nil {
@@ -78,8 +78,8 @@ type tally struct {
 	previous, changed            int64
 	bind, entropy, token, margin float64
 
-	loads, marginal []float64 // [E] sums of p and of softmax(logits)
-	counts          []int64   // [E]
+	loads, marginal []float64 // [open] sums of p and of softmax(logits)
+	counts          []int64   // [open]
 }
 
 // surveyor computes a tally. One worker has one.
@@ -88,7 +88,8 @@ type surveyor[F blas.Float] struct {
 	shapes
 	energy
 	logits reader[F]
-	mu     []float64 // [E]
+	mu     []float64 // [open]
+	place  []int     // [E] where an open expert is among those; -1: it is closed
 
 	row               []F
 	wide, u, field, p []float64
@@ -97,16 +98,27 @@ type surveyor[F blas.Float] struct {
 
 func report[F blas.Float](e *core.Engine, a *core.RouterReportArgs, s shapes) (core.RouterReport, error) {
 	var r core.RouterReport
-	price := make([]float64, s.experts)
+	price, place := make([]float64, s.experts), make([]int, s.experts)
+	for e := range place {
+		place[e] = e
+	}
 	if a.Price != nil {
 		load(price, a.Price, 0, a.Price.Stride(0))
 		if err := checkState(&a.Options, price, 0, 1); err != nil {
 			return r, err
 		}
 		r.PriceMin, r.PriceMax = math.Inf(1), math.Inf(-1)
-		for _, mu := range price {
+		open := price[:0]
+		for e, mu := range price {
+			if isClosed(&a.Options, mu) {
+				place[e] = -1
+				continue
+			}
 			r.PriceMin, r.PriceMax = min(r.PriceMin, mu), max(r.PriceMax, mu)
+			place[e] = len(open)
+			open = append(open, mu)
 		}
+		price = open
 	}
 	switch a.Options.Mode {
 	case core.Mixtral:
@@ -120,7 +132,7 @@ func report[F blas.Float](e *core.Engine, a *core.RouterReportArgs, s shapes) (c
 	if usesGap(&a.Options) {
 		active = meanActive(a.TopKIndex, int64(s.experts))
 	}
-	h := newEnergy(&a.Options, active, s.experts)
+	h := newEnergy(&a.Options, active, len(price))
 
 	rows := blockRows(s.tokens)
 	tallies := make([]tally, blocks(s.tokens))
@@ -128,13 +140,13 @@ func report[F blas.Float](e *core.Engine, a *core.RouterReportArgs, s shapes) (c
 	e.Parallel(len(tallies), func(worker, task int) {
 		if pool[worker] == nil {
 			pool[worker] = &surveyor[F]{
-				RouterReportArgs: a, shapes: s, energy: h, logits: newReader[F](a.Logits), mu: price,
-				row: make([]F, s.experts), wide: make([]float64, s.experts), u: make([]float64, s.experts),
-				field: make([]float64, s.experts), p: make([]float64, s.experts), member: make([]bool, s.experts),
+				RouterReportArgs: a, shapes: s, energy: h, logits: newReader[F](a.Logits), mu: price, place: place,
+				row: make([]F, s.experts), wide: make([]float64, h.experts), u: make([]float64, h.experts),
+				field: make([]float64, h.experts), p: make([]float64, h.experts), member: make([]bool, h.experts),
 			}
 		}
 		t := &tallies[task]
-		t.loads, t.marginal, t.counts = make([]float64, s.experts), make([]float64, s.experts), make([]int64, s.experts)
+		t.loads, t.marginal, t.counts = make([]float64, h.experts), make([]float64, h.experts), make([]int64, h.experts)
 		for token := task * rows; token < min(s.tokens, (task+1)*rows); token++ {
 			pool[worker].survey(t, token)
 		}
@@ -163,19 +175,17 @@ func meanActive(index *core.Tensor, experts int64) float64 {
 func (v *surveyor[F]) survey(t *tally, token int) {
 	clear(v.member)
 	for slot := range v.slots {
-		expert := loadIndex(v.TopKIndex, int64(token)*v.TopKIndex.Stride(0)+int64(slot)*v.TopKIndex.Stride(1))
-		if expert < int64(v.shapes.experts) {
-			v.member[expert] = true
-			t.counts[expert]++
+		if place := v.at(v.TopKIndex, token, slot); place >= 0 {
+			v.member[place] = true
+			t.counts[place]++
 			t.active++
 		}
 	}
 	if previous := v.PreviousIndex; previous != nil {
 		for slot := range v.slots {
-			expert := loadIndex(previous, int64(token)*previous.Stride(0)+int64(slot)*previous.Stride(1))
-			if expert < int64(v.shapes.experts) {
+			if place := v.at(previous, token, slot); place >= 0 {
 				t.previous++
-				if !v.member[expert] {
+				if !v.member[place] {
 					t.changed++
 				}
 			}
@@ -187,11 +197,22 @@ func (v *surveyor[F]) survey(t *tally, token int) {
 	}
 	t.finite++
 	for e, l := range row {
-		v.wide[e] = float64(l)
+		if place := v.place[e]; place >= 0 {
+			v.wide[place] = float64(l)
+		}
 	}
 	v.addEntropies(t)
 	v.addEnergy(t)
 	v.addMargin(t)
+}
+
+// at is the place of an expert in an index; -1 where that is absent or closed.
+func (v *surveyor[F]) at(index *core.Tensor, token, slot int) int {
+	expert := loadIndex(index, int64(token)*index.Stride(0)+int64(slot)*index.Stride(1))
+	if expert >= int64(v.shapes.experts) {
+		return -1
+	}
+	return v.place[expert]
 }
 
 // addEntropies takes the softmax of the logits.
@@ -251,7 +272,7 @@ func (v *surveyor[F]) addMargin(t *tally) {
 // summarize sums the tallies in their order.
 func summarize(r *core.RouterReport, h energy, s shapes, tallies []tally, hasPrevious bool) {
 	var all tally
-	all.loads, all.marginal, all.counts = make([]float64, s.experts), make([]float64, s.experts), make([]int64, s.experts)
+	all.loads, all.marginal, all.counts = make([]float64, h.experts), make([]float64, h.experts), make([]int64, h.experts)
 	for i := range tallies {
 		t := &tallies[i]
 		all.finite += t.finite
@@ -263,7 +284,7 @@ func summarize(r *core.RouterReport, h energy, s shapes, tallies []tally, hasPre
 		all.entropy += t.entropy
 		all.token += t.token
 		all.margin += t.margin
-		for e := range s.experts {
+		for e := range h.experts {
 			all.loads[e] += t.loads[e]
 			all.marginal[e] += t.marginal[e]
 			all.counts[e] += t.counts[e]
@@ -272,7 +293,7 @@ func summarize(r *core.RouterReport, h energy, s shapes, tallies []tally, hasPre
 	r.NonFiniteTokens = int64(s.tokens) - all.finite
 	if all.finite > 0 {
 		n := float64(all.finite)
-		for e := range s.experts {
+		for e := range h.experts {
 			all.loads[e] /= n
 			r.MarginalEntropy += information(all.marginal[e] / n)
 		}

@@ -76,7 +76,8 @@ func (b *best[F]) sort() {
 // chooser holds what the choice of one token at a time needs. One worker has one.
 type chooser[F blas.Float] struct {
 	options *core.RouterOptions
-	price   []F // nil: zeros
+	price   []F    // nil: zeros
+	open    []span // the experts that are not closed; nil: all
 	gap     F
 
 	scores []F // [E] what the choice ranks by: -(u+mu), the logits, or sigmoid + bias
@@ -104,7 +105,7 @@ func groupsOf(o *core.RouterOptions) int {
 
 func newChooser[F blas.Float](s *core.Scratch, o *core.RouterOptions, experts int, price []F, gap F) chooser[F] {
 	return chooser[F]{
-		options: o, price: price, gap: gap,
+		options: o, price: price, open: openExperts(o, price), gap: gap,
 		scores: core.Take[F](s, experts), work: core.Take[F](s, experts),
 		chosenScores: core.Take[F](s, o.TopK), chosenIndex: core.Take[int32](s, o.TopK),
 		groupScores: core.Take[F](s, groupsOf(o)), groupIndex: core.Take[int32](s, groupsOf(o)),
@@ -112,12 +113,46 @@ func newChooser[F blas.Float](s *core.Scratch, o *core.RouterOptions, experts in
 	}
 }
 
+// span is the experts [from, to).
+type span struct{ from, to int }
+
+// isClosed reports whether a price closes an expert: a clan that is not in use, in mode
+// hamiltonian. It is no candidate, for no token, and has no share of the load.
+func isClosed[F blas.Float](o *core.RouterOptions, price F) bool {
+	return o.Mode == core.Hamiltonian && math.IsInf(float64(price), 1)
+}
+
+// openExperts are those that a price leaves open; nil: all.
+func openExperts[F blas.Float](o *core.RouterOptions, price []F) []span {
+	var spans []span
+	from := 0
+	for e, mu := range price {
+		if isClosed(o, mu) {
+			if from < e {
+				spans = append(spans, span{from, e})
+			}
+			from = e + 1
+		}
+	}
+	if from == 0 && spans == nil {
+		return nil
+	}
+	if from < len(price) {
+		spans = append(spans, span{from, len(price)})
+	}
+	return spans
+}
+
 // choose returns the experts of a token with these logits, best first.
 func (c *chooser[F]) choose(logits []F) []int32 {
 	c.score(logits)
 	c.chosen.reset(c.chosenScores, c.chosenIndex)
 	k := c.options.TopK
-	if groups := groupsOf(c.options); groups > 1 {
+	if groups := groupsOf(c.options); c.open != nil {
+		for _, s := range c.open {
+			c.chosen.offer(c.scores[s.from:s.to], s.from, k)
+		}
+	} else if groups > 1 {
 		c.pickGroups(groups)
 		size := len(c.scores) / groups
 		for g, picked := range c.picked {

@@ -16,9 +16,10 @@ import (
 //
 // The first is the dual ascent of H with the load that the routing had in the place of
 // rho; the third is that of arXiv 2408.15664. num_tokens = 0 leaves everything as
-// it is, rate = 0 the price, gap_rate = 0 the gap. Counts that no routing of num_tokens
-// tokens can have, rates that are not finite or negative, and a price or gap that
-// is not finite are refused, before anything is written.
+// it is, rate = 0 the price, gap_rate = 0 the gap. An expert that is closed, in mode
+// hamiltonian by a price of +Inf, stays so and has no part in the means. Counts that no routing
+// of num_tokens tokens can have, rates that are not finite or negative, and another price or
+// gap that is not finite are refused, before anything is written.
 func Update(e *core.Engine, a *core.RouterUpdateArgs) error {
 	if err := checkUpdate(a, e.Device); err != nil {
 		return err
@@ -91,6 +92,7 @@ func checkUpdate(a *core.RouterUpdateArgs, device core.Device) error {
 type update struct {
 	*core.RouterUpdateArgs
 	counts, price []float64
+	open          float64 // experts that are not closed
 	total, mean   float64
 	gap           float64
 }
@@ -110,13 +112,20 @@ func (u *update) read() error {
 	if most := float64(u.NumTokens) * float64(u.Options.TopK); u.total == 0 || u.total > most {
 		return core.Invalidf("counts", "sum to %.0f, want 1 to num_tokens * top_k = %.0f", u.total, most)
 	}
-	u.mean = u.total / float64(experts)
 	load(u.price, u.Price, 0, u.Price.Stride(0))
 	for e, mu := range u.price {
-		if mu-mu != 0 {
+		switch {
+		case isClosed(&u.Options, mu):
+			if u.counts[e] > 0 {
+				return core.Invalidf("counts", "%.0f for expert %d, want 0: its price of +Inf closes it", u.counts[e], e)
+			}
+		case mu-mu != 0:
 			return core.Invalidf("price", "%v for expert %d, want a finite number", mu, e)
+		default:
+			u.open++
 		}
 	}
+	u.mean = u.total / u.open // some expert is open: a closed one has no counts, and they are not all 0
 	if usesGap(&u.Options) {
 		u.gap = loadScalar(u.Gap, 0.0)
 		if !(u.gap >= 0) || math.IsInf(u.gap, 0) {
@@ -132,10 +141,12 @@ func (u *update) priceStep() {
 	for e, mu := range u.price {
 		step := u.Rate * ((u.counts[e]/u.mean - 1) - mu/lambda)
 		u.price[e] += max(-u.StepLimit, min(step, u.StepLimit))
-		sum += u.price[e]
+		if !isClosed(&u.Options, mu) {
+			sum += u.price[e]
+		}
 	}
 	for e := range u.price {
-		u.price[e] -= sum / float64(len(u.price))
+		u.price[e] -= sum / u.open
 	}
 }
 

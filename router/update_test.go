@@ -66,6 +66,20 @@ func TestUpdateRecentresPrices(t *testing.T) {
 	require.InDeltaSlice(t, []float64{-1.5, -0.5, 0.5, 1.5}, values(a.Price), 1e-5)
 }
 
+// An expert that is closed stays so, and the others move as if it were not there.
+func TestUpdateLeavesClosedExperts(t *testing.T) {
+	engine := newEngine(t, 1)
+	closed := math.Inf(1)
+	for _, dtype := range wide {
+		a := updateArgs(core.Hamiltonian, dtype, []float64{0, 10, 20, 0, 30, 40, 0}, []float64{closed, 0.1, 0.3, closed, 0.2, -0.1, closed})
+		b := updateArgs(core.Hamiltonian, dtype, []float64{10, 20, 30, 40}, []float64{0.1, 0.3, 0.2, -0.1})
+		require.NoError(t, Update(engine, a))
+		require.NoError(t, Update(engine, b))
+		want := values(b.Price)
+		require.Equal(t, []float64{closed, want[0], want[1], closed, want[2], want[3], closed}, values(a.Price))
+	}
+}
+
 func TestUpdateOfTheGap(t *testing.T) {
 	engine := newEngine(t, 1)
 	for _, c := range []struct{ gap, budget, rate, want float64 }{
@@ -108,7 +122,12 @@ func TestUpdateRefuses(t *testing.T) {
 			}
 		}, "counts: sum to 0"},
 		{func(a *core.RouterUpdateArgs) { set(a.Price, 2, nan) }, "price: NaN for expert 2"},
-		{func(a *core.RouterUpdateArgs) { set(a.Price, 0, infinity) }, "price: +Inf for expert 0"},
+		{func(a *core.RouterUpdateArgs) { set(a.Price, 0, -infinity) }, "price: -Inf for expert 0"},
+		{func(a *core.RouterUpdateArgs) { set(a.Price, 0, infinity) }, "counts: 10 for expert 0, want 0: its price of +Inf closes it"},
+		{func(a *core.RouterUpdateArgs) {
+			a.Options.Mode = core.DeepSeek
+			set(a.Price, 0, infinity)
+		}, "price: +Inf for expert 0"},
 		{func(a *core.RouterUpdateArgs) { a.Price = nil }, "price: is missing"},
 		{func(a *core.RouterUpdateArgs) { a.Counts = nil }, "counts: is missing"},
 		{func(a *core.RouterUpdateArgs) { a.Counts = newTensor(core.Int32, compact, 4) }, "counts: dtype int32"},

@@ -34,3 +34,19 @@ func ReportWorkspace(e *core.Engine, a *core.RouterReportArgs) (uint64, error) {
 	}
 	return e.Session().RouterReportWorkspace(a)
 }
+
+// DescendWorkspace is the number of bytes of workspace that [Descend] needs.
+func DescendWorkspace(e *core.Engine, a *core.ClansDescendArgs) (uint64, error) {
+	if _, err := checkDescend(a, e.Device); err != nil || e.Session() == nil {
+		return 0, err
+	}
+	return e.Session().ClansDescendWorkspace(a)
+}
+
+// ObserveWorkspace is the number of bytes of workspace that [Observe] needs.
+func ObserveWorkspace(e *core.Engine, a *core.ClansObserveArgs) (uint64, error) {
+	if _, err := checkObserve(a, e.Device); err != nil || e.Session() == nil {
+		return 0, err
+	}
+	return e.Session().ClansObserveWorkspace(a)
+}

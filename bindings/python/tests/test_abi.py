@@ -21,6 +21,9 @@ STRUCTS = {
     "gmoe_router_update_args": _abi.RouterUpdateArgs,
     "gmoe_router_report_args": _abi.RouterReportArgs,
     "gmoe_router_report": _abi.RouterReport,
+    "gmoe_clans_options": _abi.ClansOptions,
+    "gmoe_clans_descend_args": _abi.ClansDescendArgs,
+    "gmoe_clans_observe_args": _abi.ClansObserveArgs,
     "gmoe_experts_options": _abi.ExpertsOptions,
     "gmoe_experts_forward_args": _abi.ExpertsForwardArgs,
     "gmoe_experts_backward_args": _abi.ExpertsBackwardArgs,
@@ -48,6 +51,7 @@ def test_sizes_offsets_and_constants(root: Path, tmp_path: Path) -> None:
         expected.append(f"{expression} {value}")
 
     same("GMOE_ABI_VERSION", _abi.ABI_VERSION)
+    same("GMOE_CLANS_HISTOGRAM_BINS", _abi.CLANS_HISTOGRAM_BINS)
     for name, struct in STRUCTS.items():
         same(f"sizeof({name})", ctypes.sizeof(struct))
         for field, *_ in struct._fields_:

@@ -25,6 +25,9 @@ type (
 	RouterUpdateArgs    = C.gmoe_router_update_args
 	Report              = C.gmoe_router_report
 	RouterReportArgs    = C.gmoe_router_report_args
+	ClansOptions        = C.gmoe_clans_options
+	ClansDescendArgs    = C.gmoe_clans_descend_args
+	ClansObserveArgs    = C.gmoe_clans_observe_args
 	ExpertsOptions      = C.gmoe_experts_options
 	ExpertsForwardArgs  = C.gmoe_experts_forward_args
 	ExpertsBackwardArgs = C.gmoe_experts_backward_args

@@ -193,6 +193,46 @@ class RouterReport(Structure):
     ]
 
 
+class ClansOptions(Structure):
+    _fields_ = [("struct_size", c_uint32), ("num_slots", c_int32)]
+
+
+class ClansDescendArgs(Structure):
+    _fields_ = _arguments(
+        ClansOptions,
+        "hidden_states",
+        "clan_index",
+        "root",
+        "children",
+        "direction",
+        "threshold",
+        "slot_index",
+        "slot_counts",
+    )
+
+
+CLANS_HISTOGRAM_BINS = 64
+
+
+class ClansObserveArgs(Structure):
+    _fields_ = _arguments(
+        ClansOptions,
+        "hidden_states",
+        "slot_index",
+        "binding",
+        "mean",
+        "axis",
+        "scale",
+        "tokens",
+        "skipped",
+        "sum",
+        "square",
+        "power",
+        "binding_sum",
+        "histogram",
+    )
+
+
 class ExpertsForwardArgs(Structure):
     _fields_ = _arguments(
         ExpertsOptions,
@@ -305,6 +345,8 @@ PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
         [c_void_p, POINTER(RouterReportArgs), POINTER(RouterReport)],
         c_int32,
     ),
+    "gmoe_clans_descend": ([c_void_p, POINTER(ClansDescendArgs)], c_int32),
+    "gmoe_clans_observe": ([c_void_p, POINTER(ClansObserveArgs)], c_int32),
     "gmoe_experts_forward": ([c_void_p, POINTER(ExpertsForwardArgs)], c_int32),
     "gmoe_monitor_start": ([POINTER(MonitorOptions), POINTER(c_void_p)], c_int32),
     "gmoe_monitor_url": ([c_void_p, c_void_p, c_size_t, POINTER(c_size_t)], c_int32),
@@ -331,6 +373,8 @@ for _operation, _arguments_type in (
     ("router_backward", RouterBackwardArgs),
     ("router_update", RouterUpdateArgs),
     ("router_report", RouterReportArgs),
+    ("clans_descend", ClansDescendArgs),
+    ("clans_observe", ClansObserveArgs),
     ("experts_forward", ExpertsForwardArgs),
     ("experts_backward", ExpertsBackwardArgs),
 ):

@@ -10,7 +10,13 @@ from genesis_moe import _abi, _call, _report
 from genesis_moe._engine import engine
 from genesis_moe._report import RouterReport
 from genesis_moe.errors import InvalidArgumentError
-from genesis_moe.options import RouterOptions, experts_scalars, experts_struct, router_struct
+from genesis_moe.options import (
+    RouterOptions,
+    clans_struct,
+    experts_scalars,
+    experts_struct,
+    router_struct,
+)
 from genesis_moe.routing import Routing
 
 # DLPack's type code and bits. bfloat16 is known by name: it comes from ml_dtypes,
@@ -86,9 +92,7 @@ def update(
     gap: np.ndarray | None,
     numbers: tuple[int, float, float, float, float],
 ) -> None:
-    for name, array in (("price", price), ("gap", gap)):
-        if isinstance(array, np.ndarray) and not array.flags.writeable:
-            raise InvalidArgumentError(f"{name}: is read-only, want an array to update in place")
+    _require_writeable("price gap", (price, gap))
     _call.router_update(_engine(), router_struct(*options.scalars()), (counts, *numbers, price, gap), view_of)
 
 
@@ -100,6 +104,40 @@ def report(
     previous_index: np.ndarray | None,
 ) -> RouterReport:
     return _report.compute(_engine(), options, (logits, index, price, previous_index), view_of)
+
+
+def descend(
+    hidden_states: np.ndarray,
+    clan_index: np.ndarray,
+    root: np.ndarray,
+    children: np.ndarray | None,
+    direction: np.ndarray | None,
+    threshold: np.ndarray | None,
+    num_slots: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    _size("clan_index", clan_index, 2, 0)
+    slot_index, slot_counts = np.empty_like(clan_index), np.empty(max(num_slots, 0), np.int64)
+    tensors = hidden_states, clan_index, root, children, direction, threshold, slot_index, slot_counts
+    _call.clans_descend(_engine(), clans_struct(num_slots), tensors, view_of)
+    return slot_index, slot_counts
+
+
+def observe(
+    hidden_states: np.ndarray,
+    slot_index: np.ndarray,
+    inputs: tuple[np.ndarray | None, ...],
+    sums: tuple[np.ndarray | None, ...],
+    num_slots: int,
+) -> None:
+    _require_writeable("tokens skipped sum square power binding_sum histogram", sums)
+    tensors = hidden_states, slot_index, *inputs, *sums
+    _call.clans_observe(_engine(), clans_struct(num_slots), tensors, view_of)
+
+
+def _require_writeable(names: str, arrays: tuple[Any, ...]) -> None:
+    for name, array in zip(names.split(), arrays, strict=True):
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise InvalidArgumentError(f"{name}: is read-only, want an array to update in place")
 
 
 def experts(

@@ -1,6 +1,7 @@
-"""The functional API on torch tensors: four operators of the dispatcher, with gradients.
+"""The functional API on torch tensors: operators of the dispatcher, with gradients where there are any.
 
-    genesis_moe::router_forward, router_backward, experts_forward, experts_backward
+    genesis_moe::router_forward, router_backward, experts_forward, experts_backward,
+    clans_descend, clans_observe
 
 Each allocates its results in torch and hands pointers to the library. Below them is
 nothing for autograd or torch.compile to see, so each has a fake twin that only says
@@ -22,6 +23,7 @@ from genesis_moe._report import RouterReport
 from genesis_moe.errors import InvalidArgumentError, UnsupportedError
 from genesis_moe.options import (
     RouterOptions,
+    clans_struct,
     experts_scalars,
     experts_struct,
     router_struct,
@@ -78,6 +80,34 @@ def experts(
     scalars = (*experts_scalars(*options), keep)
     output: Tensor = _apply("experts_forward", _ExpertsFunction, inputs, scalars, keep)[0]
     return output
+
+
+def descend(
+    hidden_states: Tensor,
+    clan_index: Tensor,
+    root: Tensor,
+    children: Tensor | None,
+    direction: Tensor | None,
+    threshold: Tensor | None,
+    num_slots: int,
+) -> tuple[Tensor, Tensor]:
+    inputs = hidden_states, clan_index, root, children, direction, threshold
+    _check_tensors("hidden_states clan_index root children direction threshold", inputs)
+    slot_index, slot_counts = _apply("clans_descend", None, inputs, (num_slots,), False)
+    return slot_index, slot_counts
+
+
+def observe(
+    hidden_states: Tensor,
+    slot_index: Tensor,
+    inputs: tuple[Tensor | None, ...],
+    sums: tuple[Tensor | None, ...],
+    num_slots: int,
+) -> None:
+    tensors = hidden_states, slot_index, *inputs, *sums
+    names = "hidden_states slot_index binding mean axis scale tokens skipped sum square power binding_sum"
+    _check_tensors(names + " histogram", tensors)
+    _apply("clans_observe", None, tensors, (num_slots,), False)
 
 
 def update(
@@ -211,6 +241,15 @@ _SCHEMAS = {
         "(Tensor hidden_states, Tensor top_k_index, Tensor top_k_weights, Tensor gate_up_proj, "
         f"Tensor? gate_up_bias, Tensor down_proj, Tensor? down_bias, {_EXPERTS_OPTIONS}, bool keep) "
         "-> (Tensor output, Tensor pre_activation)"
+    ),
+    "clans_descend": (
+        "(Tensor hidden_states, Tensor clan_index, Tensor root, Tensor? children, Tensor? direction, "
+        "Tensor? threshold, int num_slots) -> (Tensor slot_index, Tensor slot_counts)"
+    ),
+    "clans_observe": (
+        "(Tensor hidden_states, Tensor slot_index, Tensor? binding, Tensor? mean, Tensor? axis, "
+        "Tensor? scale, Tensor(a!)? tokens, Tensor(b!)? skipped, Tensor(c!)? sum, Tensor(d!)? square, "
+        "Tensor(e!)? power, Tensor(f!)? binding_sum, Tensor(g!)? histogram, int num_slots) -> ()"
     ),
     # wanted: gradients of the seven tensors of forward, in its order, but the index; those come back.
     "experts_backward": (
@@ -355,6 +394,30 @@ def _experts_backward(*arguments: Any) -> list[Tensor]:
     return gradients
 
 
+def _clans_slots(hidden_states: Tensor, clan_index: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """Also the fake twin: it only allocates."""
+    return torch.empty_like(clan_index), clan_index.new_empty(max(rest[-1], 0), dtype=torch.int64)
+
+
+def _clans_descend(hidden_states: Tensor, clan_index: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    outputs = _clans_slots(hidden_states, clan_index, *rest)
+    tensors = (hidden_states, clan_index, *rest[:-1], *outputs)
+    _call.clans_descend(
+        _engine(hidden_states), clans_struct(rest[-1]), tensors, view_of, _queue(hidden_states)
+    )
+    return outputs
+
+
+def _clans_observe(hidden_states: Tensor, *rest: Any) -> None:
+    tensors = (hidden_states, *rest[:-1])
+    _call.clans_observe(
+        _engine(hidden_states), clans_struct(rest[-1]), tensors, view_of, _queue(hidden_states)
+    )
+    for written in rest[5:-1]:
+        if written is not None:
+            torch.autograd.graph.increment_version(written)
+
+
 def _require_dimensions(name: str, tensor: Tensor | None, dimensions: int) -> None:
     """What the outputs' shapes need; the library checks the rest."""
     if tensor is None:
@@ -492,17 +555,17 @@ def _differentiable(name: str, arguments: tuple[Any, ...]) -> list[Tensor]:
 
 def _apply(
     name: str,
-    function: type[torch.autograd.Function],
+    function: type[torch.autograd.Function] | None,
     tensors: tuple[Any, ...],
     options: tuple[Any, ...],
     recorded: bool,
 ) -> Any:
-    """Runs a forward operator with its gradient, by the shortest way that this moment allows."""
+    """Runs a forward operator with its gradient, if it has one, by the shortest way that this moment allows."""
     if torch.compiler.is_compiling():
         return _operator(name)(
             *tensors, *options
         )  # the compiler wants the operator; autograd comes by its kernel
-    if recorded:
+    if recorded and function is not None:
         return function.apply(options, *tensors)
     return _below_autograd(name, (*tensors, *options))
 
@@ -554,3 +617,11 @@ _register(
     _forward_kernel("experts_forward", _ExpertsFunction),
 )
 _register("experts_backward", _experts_backward, _experts_gradients, _backward_kernel("experts_backward"))
+
+
+def _plain_kernel(name: str) -> Callable[..., Any]:
+    return lambda *arguments: _below_autograd(name, arguments)
+
+
+_register("clans_descend", _clans_descend, _clans_slots, _plain_kernel("clans_descend"))
+_register("clans_observe", _clans_observe, lambda *_: None, _plain_kernel("clans_observe"))

@@ -6,7 +6,7 @@ with float64 everything floating is float64. torch results are differentiable (o
 in every floating argument but price and gap, and work under torch.compile.
 
 Names in the shapes: T tokens, H hidden size, E experts, I intermediate size,
-K slots per token, D router width. Errors name the argument: InvalidArgumentError
+K slots per token, D router width, C clans, N inner nodes. Errors name the argument: InvalidArgumentError
 (a ValueError) and UnsupportedError (a NotImplementedError), see genesis_moe.errors.
 """
 
@@ -17,12 +17,27 @@ from typing import Any
 
 import numpy as np
 
+from genesis_moe import _abi
 from genesis_moe._report import RouterReport
 from genesis_moe.errors import InvalidArgumentError
 from genesis_moe.options import RouterOptions
 from genesis_moe.routing import Routing
 
-__all__ = ["RouterOptions", "RouterReport", "Routing", "experts", "report", "route", "update"]
+__all__ = [
+    "HISTOGRAM_BINS",
+    "RouterOptions",
+    "RouterReport",
+    "Routing",
+    "descend",
+    "experts",
+    "observe",
+    "report",
+    "route",
+    "update",
+]
+
+HISTOGRAM_BINS = _abi.CLANS_HISTOGRAM_BINS
+"""The bins of the histogram of :func:`observe`."""
 
 
 def route(
@@ -40,10 +55,10 @@ def route(
 
     hidden_states: [T, H]. centroids: [E, D]; mixtral and deepseek: the gate's weight
     [E, H]. projection: [D, H], or None for the identity; hamiltonian. bias: [E] added to
-    the logits (dot binding, mixtral). price: [E]; deepseek: the correction bias for the
-    choice. temperature: [1] T_g; hamiltonian; None: 1. gap: [1] >= 0; required when
-    ``options.budgeted``. Parameters have the dtype of hidden_states or float32. options:
-    None means ``RouterOptions()``.
+    the logits (dot binding, mixtral). price: [E]; +inf closes an expert (hamiltonian), which
+    leaves at least top_k open; deepseek: the correction bias for the choice. temperature: [1]
+    T_g; hamiltonian; None: 1. gap: [1] >= 0; required when ``options.budgeted``. Parameters
+    have the dtype of hidden_states or float32. options: None means ``RouterOptions()``.
 
     The weights are differentiable in hidden_states, centroids, projection, bias and
     temperature, and so are the logits; the choice is piecewise constant. A token that
@@ -75,7 +90,8 @@ def update(
     tokens that they come from; 0 tokens leave everything unchanged. price and gap:
     float32 or float64. ::
 
-        hamiltonian  price_e += clip(rate * ((l_e/mean(l) - 1) - price_e/lambda), +-step_limit), recentred
+        hamiltonian  price_e += clip(rate * ((l_e/mean(l) - 1) - price_e/lambda), +-step_limit), recentred,
+                     over the experts that are open: a price of +inf stays
                      gap     += gap_rate * (budget - sum(l)/num_tokens), kept >= 0; when budgeted
         deepseek     price_e += rate * sign(mean(l) - l_e)
         mixtral      nothing
@@ -101,6 +117,78 @@ def report(
     """
     result: RouterReport = _backend("logits", logits).report(options, logits, index, price, previous_index)
     return result
+
+
+def descend(
+    hidden_states: Any,
+    clan_index: Any,
+    root: Any,
+    children: Any = None,
+    direction: Any = None,
+    threshold: Any = None,
+    *,
+    num_slots: int,
+) -> tuple[Any, Any]:
+    """The slot of each chosen clan, and each slot's tokens: (slot_index [T, K], slot_counts [num_slots] int64).
+
+    A clan is what :func:`route` chooses; a slot is an expert's weights, what :func:`experts`
+    indexes. A clan that has split is a binary tree: at an inner node a token x goes to child 1
+    when <direction, x> >= threshold, else (a NaN too) to child 0.
+
+    hidden_states: [T, H], what the layer is given. clan_index: [T, K] int32 or int64, the index
+    of a routing; an index >= C is absent and gives num_slots. root: [C] int32 and children:
+    [N, 2] int32: a number of 0 or more is a slot, one below 0 the inner node ~number.
+    direction: [N, H] and threshold: [N], float32, or float64 when hidden_states are. Without
+    children there are no inner nodes, and no direction or threshold is needed.
+
+    Each inner node is below one clan or node at most; what free ones hold does not matter. On
+    the CPU a slot or node that is not there, or a node reached twice, is refused by its place.
+    """
+    result: tuple[Any, Any] = _backend("hidden_states", hidden_states).descend(
+        hidden_states, clan_index, root, children, direction, threshold, num_slots
+    )
+    return result
+
+
+def observe(
+    hidden_states: Any,
+    slot_index: Any,
+    *,
+    num_slots: int,
+    binding: Any = None,
+    mean: Any = None,
+    axis: Any = None,
+    scale: Any = None,
+    tokens: Any = None,
+    skipped: Any = None,
+    sum: Any = None,
+    square: Any = None,
+    power: Any = None,
+    binding_sum: Any = None,
+    histogram: Any = None,
+) -> None:
+    """Adds what each slot's tokens say about splitting it to sums, in place.
+
+    With d = x - mean and a = axis of the token's slot, over the tokens x of the slot::
+
+        tokens += 1    sum += x    square += |d|^2    power += <d, a> d    binding_sum += binding
+        histogram[bin] += 1, where HISTOGRAM_BINS equal bins cover [-1, 1) of <d, a>/scale
+                             and the outer ones take the rest
+
+    power, scaled to length 1, is the next axis of a power iteration for the first principal
+    direction. Batches and ranks are summed by adding. A token whose numbers are not finite adds
+    to skipped only, and so does every token of a slot whose mean or axis is not.
+
+    hidden_states: [T, H]. slot_index: [T, K] int32 or int64; an index >= num_slots is absent.
+    binding: [T, K], u of the chosen, float32 or float64; for binding_sum. All others are
+    float64. mean: [num_slots, H]; None: zeros. axis: [num_slots, H] of length 1; for power and
+    histogram. scale: [num_slots], finite and > 0; for histogram. tokens, skipped, square,
+    binding_sum: [num_slots]; sum, power: [num_slots, H]; histogram: [num_slots,
+    HISTOGRAM_BINS]; None where not wanted. Nothing is differentiable. CPU only.
+    """
+    inputs = binding, mean, axis, scale
+    sums = tokens, skipped, sum, square, power, binding_sum, histogram
+    _backend("hidden_states", hidden_states).observe(hidden_states, slot_index, inputs, sums, num_slots)
 
 
 def experts(

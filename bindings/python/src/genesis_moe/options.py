@@ -118,6 +118,12 @@ def router_struct(*scalars: float) -> _abi.RouterOptions:
 
 
 @lru_cache(maxsize=256)
+def clans_struct(num_slots: int) -> _abi.ClansOptions:
+    """The C struct of the clans' options; the same object every time, never written to."""
+    return _abi.ClansOptions(ctypes.sizeof(_abi.ClansOptions), num_slots)
+
+
+@lru_cache(maxsize=256)
 def experts_struct(*scalars: float) -> _abi.ExpertsOptions:
     """The C struct of :func:`experts_scalars`; the same object every time, never written to."""
     return _abi.ExpertsOptions(ctypes.sizeof(_abi.ExpertsOptions), *scalars)

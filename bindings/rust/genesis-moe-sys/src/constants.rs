@@ -44,6 +44,9 @@ pub const GMOE_SOLVER_PRICE: i32 = 0;
 /// The optimum of H over this batch; not causal.
 pub const GMOE_SOLVER_BATCH: i32 = 1;
 
+/// Bins of the histogram of gmoe_clans_observe.
+pub const GMOE_CLANS_HISTOGRAM_BINS: i32 = 64;
+
 /// g sigmoid(g).
 pub const GMOE_ACTIVATION_SILU: i32 = 0;
 /// Exact, with erf.

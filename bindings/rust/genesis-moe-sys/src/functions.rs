@@ -110,6 +110,18 @@ functions! {
     /// The bytes of workspace that these arguments of [`gmoe_router_report_compute`] need; 0 on the CPU.
     pub fn gmoe_router_report_workspace_size(engine: *mut gmoe_engine, args: *const gmoe_router_report_args, out: *mut u64) -> gmoe_status;
 
+    /// Finds each chosen clan's slot: the experts' weights that a token is for.
+    pub fn gmoe_clans_descend(engine: *mut gmoe_engine, args: *const gmoe_clans_descend_args) -> gmoe_status;
+
+    /// The bytes of workspace that these arguments of [`gmoe_clans_descend`] need; 0 on the CPU.
+    pub fn gmoe_clans_descend_workspace_size(engine: *mut gmoe_engine, args: *const gmoe_clans_descend_args, out: *mut u64) -> gmoe_status;
+
+    /// Adds what each slot's tokens say about splitting it to sums of the caller.
+    pub fn gmoe_clans_observe(engine: *mut gmoe_engine, args: *const gmoe_clans_observe_args) -> gmoe_status;
+
+    /// The bytes of workspace that these arguments of [`gmoe_clans_observe`] need; 0 on the CPU.
+    pub fn gmoe_clans_observe_workspace_size(engine: *mut gmoe_engine, args: *const gmoe_clans_observe_args, out: *mut u64) -> gmoe_status;
+
     /// The experts' network over the tokens, weighted by the routing.
     pub fn gmoe_experts_forward(engine: *mut gmoe_engine, args: *const gmoe_experts_forward_args) -> gmoe_status;
 

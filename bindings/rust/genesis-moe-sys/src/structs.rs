@@ -354,6 +354,114 @@ impl gmoe_router_report_args {
     pub const INIT: Self = Self { struct_size: size_of::<Self>() as u32, ..zeroed() };
 }
 
+/// The slots that clans share: experts that split where the data is dense.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct gmoe_clans_options {
+    /// The size of this struct.
+    pub struct_size: u32,
+    /// E_max >= 1.
+    pub num_slots: i32,
+}
+
+impl gmoe_clans_options {
+    /// `GMOE_CLANS_OPTIONS_INIT`.
+    pub const INIT: Self = Self { struct_size: size_of::<Self>() as u32, num_slots: 1 };
+}
+
+/// Finds each chosen clan's slot. A number of 0 or more in root and children is a slot, one
+/// below 0 the inner node `!number`; at a node a token goes to child 1 when
+/// `<direction, x> >= threshold`, else to child 0. A tree that is not one is INVALID_ARGUMENT.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct gmoe_clans_descend_args {
+    /// The size of this struct.
+    pub struct_size: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// Required.
+    pub options: *const gmoe_clans_options,
+    /// `[T, H]`: what the layer is given, not its projection.
+    pub hidden_states: *const DLTensor,
+    /// `[T, K]` int32 or int64: top_k_index of the router; C or more is absent.
+    pub clan_index: *const DLTensor,
+    /// `[C]` int32: where each clan's tree begins.
+    pub root: *const DLTensor,
+    /// `[N, 2]` int32, or NULL when there are no inner nodes.
+    pub children: *const DLTensor,
+    /// `[N, H]` float32, or float64 when hidden_states is; NULL with children.
+    pub direction: *const DLTensor,
+    /// `[N]` of the dtype of direction; NULL with children.
+    pub threshold: *const DLTensor,
+    /// `[T, K]` of the dtype of clan_index; absent slots hold E_max.
+    pub slot_index: *const DLTensor,
+    /// `[E_max]` int64: tokens of each slot; NULL where not wanted.
+    pub slot_counts: *const DLTensor,
+    /// A CUstream; ignored on the CPU.
+    pub stream: *mut c_void,
+    /// Device memory; NULL on the CPU.
+    pub workspace: *mut c_void,
+    /// Its bytes.
+    pub workspace_size: u64,
+}
+
+impl gmoe_clans_descend_args {
+    /// `GMOE_CLANS_DESCEND_ARGS_INIT`.
+    pub const INIT: Self = Self { struct_size: size_of::<Self>() as u32, ..zeroed() };
+}
+
+/// Adds what each slot's tokens say about splitting it to sums of the caller. With
+/// d = x - mean and a = axis of the token's slot: tokens += 1, sum += x, square += |d|^2,
+/// power += <d, a> d, binding_sum += binding, and the histogram's bin of <d, a>/scale += 1.
+/// A token whose numbers are not finite adds to skipped only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct gmoe_clans_observe_args {
+    /// The size of this struct.
+    pub struct_size: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// Required.
+    pub options: *const gmoe_clans_options,
+    /// `[T, H]` float32, bfloat16 or float64.
+    pub hidden_states: *const DLTensor,
+    /// `[T, K]` int32 or int64; E_max or more is absent.
+    pub slot_index: *const DLTensor,
+    /// `[T, K]` u of the chosen, float32 or float64; for binding_sum, else NULL.
+    pub binding: *const DLTensor,
+    /// `[E_max, H]` float64: the centre to measure from; NULL: zeros.
+    pub mean: *const DLTensor,
+    /// `[E_max, H]` float64, of length 1; for power and histogram, else NULL.
+    pub axis: *const DLTensor,
+    /// `[E_max]` float64, finite, > 0: the half width of histogram, else NULL.
+    pub scale: *const DLTensor,
+    /// `[E_max]` float64, added to; NULL where not wanted, as are the next.
+    pub tokens: *const DLTensor,
+    /// `[E_max]`.
+    pub skipped: *const DLTensor,
+    /// `[E_max, H]`.
+    pub sum: *const DLTensor,
+    /// `[E_max]`.
+    pub square: *const DLTensor,
+    /// `[E_max, H]`.
+    pub power: *const DLTensor,
+    /// `[E_max]`.
+    pub binding_sum: *const DLTensor,
+    /// `[E_max, 64]`.
+    pub histogram: *const DLTensor,
+    /// A CUstream; ignored on the CPU.
+    pub stream: *mut c_void,
+    /// Device memory; NULL on the CPU.
+    pub workspace: *mut c_void,
+    /// Its bytes.
+    pub workspace_size: u64,
+}
+
+impl gmoe_clans_observe_args {
+    /// `GMOE_CLANS_OBSERVE_ARGS_INIT`.
+    pub const INIT: Self = Self { struct_size: size_of::<Self>() as u32, ..zeroed() };
+}
+
 /// The experts' network. Z below is 2I when gated, else I.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
