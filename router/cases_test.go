@@ -150,6 +150,7 @@ type recipe struct {
 	tokens, hidden int64
 	width, experts int64 // width 0: no projection
 	bias, price    bool
+	closed         int // experts that a price of +Inf closes; hamiltonian
 	gap            float64
 	temperature    float64 // 0: none
 	index          core.DType
@@ -159,8 +160,8 @@ type recipe struct {
 
 func (r recipe) String() string {
 	o := r.options
-	return fmt.Sprintf("mode %d binding %d k %d budgeted %v normalize %v groups %d/%d %s T %d H %d D %d E %d layout %d seed %d",
-		o.Mode, o.Binding, o.TopK, o.Budgeted, o.NormalizeTopK, o.TopKGroups, o.NumGroups, r.dtype, r.tokens, r.hidden, r.width, r.experts, r.layout, r.seed)
+	return fmt.Sprintf("mode %d binding %d k %d budgeted %v normalize %v groups %d/%d %s T %d H %d D %d E %d closed %d layout %d seed %d",
+		o.Mode, o.Binding, o.TopK, o.Budgeted, o.NormalizeTopK, o.TopKGroups, o.NumGroups, r.dtype, r.tokens, r.hidden, r.width, r.experts, r.closed, r.layout, r.seed)
 }
 
 // call is a forward call with its outputs.
@@ -213,6 +214,11 @@ func (r recipe) build() *call {
 	a.TopKWeights = newTensor(compute, lay(1), r.tokens, k)
 	a.Logits = newTensor(compute, lay(2), r.tokens, r.experts)
 	a.Counts = newTensor(core.Int64, lay(3), r.experts)
+	if a.Price != nil {
+		for _, e := range rng.Perm(int(r.experts))[:r.closed] {
+			set(a.Price, int64(e), math.Inf(1))
+		}
+	}
 	return c
 }
 
@@ -253,6 +259,9 @@ func randomRecipe(rng *rand.Rand) recipe {
 		r.temperature = []float64{0, 0.3, 0.001}[rng.IntN(3)]
 		if rng.IntN(2) == 0 {
 			r.width = 1 + rng.Int64N(24)
+		}
+		if r.seed%3 == 0 {
+			r.closed = int(r.seed/3%64) % (int(r.experts) - o.TopK + 1)
 		}
 	case core.Mixtral:
 		r.bias = rng.IntN(2) == 0

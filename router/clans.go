@@ -214,23 +214,26 @@ type descent[F blas.Float] struct {
 
 // descentWorker is the scratch of one worker.
 type descentWorker[F blas.Float] struct {
-	state  []F // one token, where it cannot be read in place
-	counts []int64
-	nodes  int64 // inner nodes passed
+	state  []F     // one token, where it cannot be read in place
+	counts []int64 // nil: not wanted
+	nodes  int64   // inner nodes passed
 }
 
 func descend[F blas.Float](e *core.Engine, a *core.ClansDescendArgs, s clanShapes, f forest) {
 	d := descent[F]{ClansDescendArgs: a, clanShapes: s, forest: f, states: newReader[F](a.HiddenStates)}
 	workers := make([]descentWorker[F], max(1, min(e.NumThreads, blocks(s.tokens))))
-	buffer := d.states.bufferSize(1, s.hidden)
+	buffer, counters := d.states.bufferSize(1, s.hidden), 0
+	if a.SlotCounts != nil {
+		counters = s.slots
+	}
 	scratch := e.Scratch(core.ScratchSize[F](s.nodes*s.hidden) + core.ScratchSize[F](s.nodes) +
-		len(workers)*(core.ScratchSize[F](buffer)+core.ScratchSize[int64](s.slots)))
+		len(workers)*(core.ScratchSize[F](buffer)+core.ScratchSize[int64](counters)))
 	defer e.Release(scratch)
 	if s.nodes > 0 {
 		d.direction, d.threshold = loadMatrix[F](scratch, a.Direction), loadVector[F](scratch, a.Threshold)
 	}
 	for i := range workers {
-		workers[i].state, workers[i].counts = core.Take[F](scratch, buffer), core.Take[int64](scratch, s.slots)
+		workers[i].state, workers[i].counts = core.Take[F](scratch, buffer), core.Take[int64](scratch, counters)
 		clear(workers[i].counts)
 	}
 	rows := blockRows(s.tokens)
@@ -240,7 +243,7 @@ func descend[F blas.Float](e *core.Engine, a *core.ClansDescendArgs, s clanShape
 		}
 	})
 	if a.SlotCounts != nil {
-		for slot := range int64(s.slots) {
+		for slot := range int64(counters) {
 			sum := int64(0)
 			for i := range workers {
 				sum += workers[i].counts[slot]
@@ -275,7 +278,9 @@ func (d *descent[F]) token(w *descentWorker[F], token int64) {
 				w.nodes++
 			}
 			slot = int64(value)
-			w.counts[slot]++
+			if w.counts != nil {
+				w.counts[slot]++
+			}
 		}
 		storeIndex(d.SlotIndex, token*d.SlotIndex.Stride(0)+choice*d.SlotIndex.Stride(1), slot)
 	}

@@ -40,6 +40,9 @@ func Observe(e *core.Engine, a *core.ClansObserveArgs) error {
 	if err := checkIndex("slot_index", a.SlotIndex); err != nil {
 		return err
 	}
+	if a.Tokens == nil && a.Skipped == nil && a.Sum == nil && a.Square == nil && a.Power == nil && a.BindingSum == nil && a.Histogram == nil {
+		return nil // num_slots is a number that no memory stands for
+	}
 	scale := make([]float64, s.slots)
 	for slot := range scale {
 		scale[slot] = 1

@@ -68,14 +68,21 @@ var shapes = map[string]string{
 	"gate_up_proj": "EZH", "grad_gate_up_proj": "EZH", "gate_up_bias": "EZ", "grad_gate_up_bias": "EZ",
 	"down_proj": "EHI", "grad_down_proj": "EHI", "down_bias": "EH", "grad_down_bias": "EH",
 	"pre_activation": "RZ",
+	"clan_index":     "TK", "root": "C", "children": "N2", "direction": "NH", "threshold": "N", "slot_index": "TK", "slot_counts": "S",
+	"binding": "TK", "mean": "SH", "axis": "SH", "scale": "S", "tokens": "S", "skipped": "S", "sum": "SH", "square": "S",
+	"power": "SH", "binding_sum": "S", "histogram": "SB",
 }
 
-// integers are the tensors that hold int64; the others hold float32.
-var integers = []string{"counts", "top_k_index", "previous_index"}
+// integers are the tensors that hold int64, others int32 or float64; the rest holds float32.
+var (
+	integers = []string{"counts", "top_k_index", "previous_index", "clan_index", "slot_index", "slot_counts"}
+	narrow   = []string{"root", "children"}
+	doubles  = []string{"mean", "axis", "scale", "tokens", "skipped", "sum", "square", "power", "binding_sum", "histogram"}
+)
 
 func newBytes(data []byte) *bytes {
 	b := &bytes{left: data}
-	b.size = map[byte]int64{'1': 1}
+	b.size = map[byte]int64{'1': 1, '2': 2, 'B': router.HistogramBins}
 	for _, letter := range []byte("THDEKI") {
 		b.size[letter] = int64(b.next() % 5)
 	}
@@ -114,8 +121,13 @@ func (b *bytes) tensor(p *pages, field string) uintptr {
 		return uintptr(kind)
 	}
 	dtype := [2]byte{codeFloat, 32}
-	if slices.Contains(integers, field) {
+	switch {
+	case slices.Contains(integers, field):
 		dtype = [2]byte{codeInt, 64}
+	case slices.Contains(narrow, field):
+		dtype = [2]byte{codeInt, 32}
+	case slices.Contains(doubles, field):
+		dtype = [2]byte{codeFloat, 64}
 	}
 	if b.next() > 240 {
 		dtype = [][2]byte{{codeFloat, 32}, {codeFloat, 64}, {codeBFloat, 16}, {codeInt, 32}, {codeInt, 64}}[b.next()%5]
@@ -223,7 +235,7 @@ var limits = map[string]byte{
 	"abi_version": 3, "device_type": 4, "device_id": 3, "num_threads": 4,
 	"mode": 4, "binding": 3, "solver": 3, "top_k": 6, "budgeted": 3, "normalize_top_k": 2, "num_groups": 4, "top_k_groups": 4,
 	"source": 9, "layer": 3,
-	"activation": 11, "gated": 2, "interleaved": 2, "num_tokens": 20,
+	"num_slots": 6, "activation": 11, "gated": 2, "interleaved": 2, "num_tokens": 20,
 }
 
 func (b *bytes) routerOptions(p *pages) unsafe.Pointer {
@@ -232,6 +244,13 @@ func (b *bytes) routerOptions(p *pages) unsafe.Pointer {
 	})
 	b.size['K'] = b.odd(int64((*RouterOptions)(options).top_k))
 	b.size['E'] = b.odd(max(b.size['E'], b.size['K']))
+	return options
+}
+
+func (b *bytes) clansOptions(p *pages) unsafe.Pointer {
+	options := fill(b, p, nil, ClansOptions{})
+	b.size['S'] = b.odd(int64((*ClansOptions)(options).num_slots))
+	b.size['C'], b.size['N'] = int64(b.next()%4), int64(b.next()%4)
 	return options
 }
 
@@ -349,6 +368,28 @@ func FuzzRouterReport(f *testing.F) {
 				}
 				return router.Report(e, a)
 			})
+	})
+}
+
+func FuzzClansDescend(f *testing.F) {
+	fuzz(f, func(_ *testing.T, b *bytes, p *pages, e *core.Engine) error {
+		return ClansDescend(fill(b, p, b.clansOptions(p), ClansDescendArgs{}), func(a *core.ClansDescendArgs) error {
+			if !p.inside(a) {
+				return nil
+			}
+			return router.Descend(e, a)
+		})
+	})
+}
+
+func FuzzClansObserve(f *testing.F) {
+	fuzz(f, func(_ *testing.T, b *bytes, p *pages, e *core.Engine) error {
+		return ClansObserve(fill(b, p, b.clansOptions(p), ClansObserveArgs{}), func(a *core.ClansObserveArgs) error {
+			if !p.inside(a) {
+				return nil
+			}
+			return router.Observe(e, a)
+		})
 	})
 }
 
