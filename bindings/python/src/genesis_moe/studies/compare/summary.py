@@ -215,7 +215,12 @@ def notes(record: dict[str, Any]) -> list[str]:
     ]
     if any(run["energy"]["joules"] is not None for run in record["runs"]):
         del found[2]
-    if not record.get("timing"):
+    if timing := record.get("timing"):
+        found.append(
+            f"Expert time: models of seed {timing['seed']} in turn, {timing['rounds']} rounds, {timing['threads']} "
+            f"threads of {timing['environment']['machine']['processor']}; median of the ratios within a round."
+        )
+    else:
         found.append(
             "Expert time: median at the end of each run, beside other work; --timing-only takes it in turn."
         )

@@ -23,6 +23,7 @@ from genesis_moe.studies.compare.measures import (
 )
 from genesis_moe.studies.compare.study import Plan
 from genesis_moe.studies.compare.training import Run, batch_of
+from genesis_moe.studies.record import environment
 
 
 def measure(plan: Plan, rounds: int = 40) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def measure(plan: Plan, rounds: int = 40) -> dict[str, Any]:
         "step": in_turn(steps, max(5, rounds // 4)),
     }
     return {
+        "environment": environment(),
         "rounds": rounds,
         "seed": seed,
         "threads": plan.threads,
