@@ -319,6 +319,9 @@ func TestOddNumbers(t *testing.T) {
 		{Kind: record.KindNames, Names: &record.Names{Layer: -3, Names: make([]string, 3)}},
 		{Kind: record.KindEvent, Event: &record.Event{Event: record.Split, Layer: new(int), Expert: new(int), Child: &child}},
 		{Kind: record.KindEvent, Event: &record.Event{Seconds: nan, Event: record.Split, Layer: &odd, Expert: &odd, Child: &odd, Message: strings.Repeat("é", 1000)}},
+		{Kind: record.KindEvent, Event: &record.Event{Event: record.Promotion, Layer: &odd, Expert: &child}},
+		{Kind: record.KindEvent, Event: &record.Event{Event: record.Death, Layer: new(int), Expert: &odd}},
+		{Kind: record.KindRun, Run: &record.Run{Schema: 1, Layers: []record.Layer{{Experts: 2, Clans: []int{-9, 7}, Free: []int{-1, 9, 1}}}}},
 		{Kind: record.KindTrace, Trace: &record.Trace{Tokens: []record.TraceToken{{Joules: record.Of(nan, 0, "", ""), Layers: []record.TraceRoute{{Weights: []float64{nan}, Energy: &nan}}}}}},
 		header("huge", 3, math.MaxInt32),
 		header("negative", 3, -4),
@@ -343,6 +346,8 @@ func FuzzLog(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte(`{"kind":"event","event":"split","layer":0,"expert":0,"child":4,"message":"x"}`))
+	f.Add([]byte(`{"kind":"event","event":"death","layer":0,"expert":3,"message":"x"}`))
+	f.Add([]byte(`{"kind":"run","schema":1,"layers":[{"layer":0,"experts":4,"clans":[-1,0,9],"free":[3,-1,9]}]}`))
 	f.Add([]byte(`{"kind":"trace","tokens":[{"text":"a","layers":[{"layer":0,"experts":[1],"weights":[1]}]}]}`))
 	f.Add([]byte(`{"kind":"names","layer":0,"names":["a"],"tokens":[["x"]]}`))
 	f.Fuzz(func(t *testing.T, line []byte) {

@@ -198,7 +198,7 @@ func (r *run) stepRow(s *record.Step, layers []record.LayerStep) []float64 {
 		mean(func(l *record.LayerStep) *float64 { return l.Cost }),
 		mean(func(l *record.LayerStep) *float64 { return l.Hamiltonian }),
 		mean(func(l *record.LayerStep) *float64 { return l.MeanActive }),
-		mean(maxViolation),
+		mean(r.topology.maxViolation),
 	}
 }
 
@@ -230,6 +230,10 @@ func (r *run) applyEvent(e record.Event) {
 	case record.Split:
 		if e.Layer != nil && e.Expert != nil && e.Child != nil {
 			r.topology.split(*e.Layer, *e.Expert, *e.Child)
+		}
+	case record.Promotion, record.Death:
+		if e.Layer != nil && e.Expert != nil {
+			r.topology.leave(*e.Layer, *e.Expert, e.Event == record.Death)
 		}
 	}
 	r.events = lastOf(append(r.events, e), maxEvents)

@@ -24,6 +24,7 @@ type topology struct {
 
 type layer struct {
 	record.Layer
+	free    []bool // slots that hold no expert
 	names   []string
 	prefers [][]string
 	given   []bool
@@ -44,6 +45,7 @@ type layerView struct {
 	Given   []bool     `json:"given,omitempty"`
 	Prefers [][]string `json:"prefers,omitempty"`
 	Clans   []int      `json:"clans,omitempty"`
+	Free    []int      `json:"free,omitempty"`
 }
 
 // layerTerms is a layer's part of the last step's report.
@@ -70,8 +72,13 @@ type grids struct {
 
 func newTopology(layers []record.Layer) *topology {
 	t := &topology{layers: map[int]*layer{}, version: 1}
-	for _, l := range layers {
-		t.grow(l.Layer, l.Experts, l)
+	for _, as := range layers {
+		l := t.grow(as.Layer, as.Experts, as)
+		for _, slot := range as.Free {
+			if l != nil && slot >= 0 && slot < l.Experts {
+				l.free[slot] = true
+			}
+		}
 	}
 	return t
 }
@@ -88,7 +95,7 @@ func (t *topology) grow(number, experts int, as record.Layer) *layer {
 	}
 	if l == nil {
 		as.Layer, as.Experts = number, 0
-		as.Name, as.Clans = clip(as.Name), slices.Clone(as.Clans)
+		as.Name, as.Clans, as.Free = clip(as.Name), slices.Clone(as.Clans), nil
 		l = &layer{Layer: as}
 		t.layers[number] = l
 		t.version++
@@ -96,6 +103,7 @@ func (t *topology) grow(number, experts int, as record.Layer) *layer {
 	if experts > l.Experts {
 		t.experts += experts - l.Experts
 		l.Experts = experts
+		l.free = append(l.free, make([]bool, experts-len(l.free))...)
 		l.now = append(l.now, make([]int64, experts-len(l.now))...)
 		l.total = append(l.total, make([]int64, experts-len(l.total))...)
 		l.names = append(l.names, make([]string, experts-len(l.names))...)
@@ -116,6 +124,10 @@ func (t *topology) step(s *record.LayerStep) {
 			l.now[e] = max(s.Tokens[e], 0)
 			l.total[e] += l.now[e]
 		}
+		if l.free[e] && l.now[e] > 0 { // what works is there, whoever forgot to say so
+			l.free[e] = false
+			t.version++
+		}
 	}
 	if len(s.Joules) > 0 {
 		l.joules = append(l.joules, make([]float64, max(l.Experts-len(l.joules), 0))...)
@@ -129,24 +141,36 @@ func (t *topology) step(s *record.LayerStep) {
 	// The router is asked for its report in some steps only: the terms stay until the next.
 	l.last.Bind, l.last.Entropy = newer(s.Bind, l.last.Bind), newer(s.Entropy, l.last.Entropy)
 	l.last.Cost, l.last.Hamiltonian = newer(s.Cost, l.last.Cost), newer(s.Hamiltonian, l.last.Hamiltonian)
-	l.last.MaxViolation = newer(maxViolation(s), l.last.MaxViolation)
+	l.last.MaxViolation = newer(t.maxViolation(s), l.last.MaxViolation)
 	l.last.MeanActive = newer(s.MeanActive, l.last.MeanActive)
 }
 
 // maxViolation is the largest load over the mean, minus 1: as reported, else from the tokens.
-func maxViolation(s *record.LayerStep) *float64 {
-	if s.MaxViolation != nil {
+func (t *topology) maxViolation(s *record.LayerStep) *float64 {
+	l := t.layers[s.Layer]
+	if s.MaxViolation != nil || l == nil {
 		return s.MaxViolation
 	}
-	most := 0.0
-	for _, load := range s.Load() {
-		most = max(most, load)
+	most, sum := 0.0, 0.0
+	for _, n := range s.Tokens {
+		most, sum = max(most, float64(n)), sum+max(float64(n), 0)
 	}
-	if most == 0 {
+	if sum == 0 {
 		return nil
 	}
-	most--
-	return &most
+	violation := most*float64(l.living())/sum - 1
+	return &violation
+}
+
+// living is the number of experts that are there, free slots not counted.
+func (l *layer) living() int {
+	n := l.Experts
+	for _, free := range l.free {
+		if free {
+			n--
+		}
+	}
+	return n
 }
 
 func (t *topology) names(n *record.Names) {
@@ -183,7 +207,20 @@ func (t *topology) split(number, expert, child int) {
 	for len(l.Clans) < l.Experts {
 		l.Clans = append(l.Clans, -1)
 	}
-	l.Clans[child] = expert
+	l.Clans[child], l.free[child] = expert, false
+	t.version++
+}
+
+// leave notes that an expert is no more its clan's: it has one of its own, or it has died.
+func (t *topology) leave(number, expert int, died bool) {
+	l := t.layers[number]
+	if l == nil || expert < 0 || expert >= l.Experts {
+		return
+	}
+	if expert < len(l.Clans) {
+		l.Clans[expert] = -1
+	}
+	l.free[expert] = died
 	t.version++
 }
 
@@ -199,9 +236,15 @@ func (t *topology) sorted() []*layer {
 func (t *topology) views() []layerView {
 	views := make([]layerView, 0, len(t.layers))
 	for _, l := range t.sorted() {
+		var free []int
+		for slot, is := range l.free {
+			if is {
+				free = append(free, slot)
+			}
+		}
 		views = append(views, layerView{
 			l.Layer.Layer, l.Name, l.Experts, l.TopK,
-			slices.Clone(l.names), slices.Clone(l.given), slices.Clone(l.prefers), slices.Clone(l.Clans),
+			slices.Clone(l.names), slices.Clone(l.given), slices.Clone(l.prefers), slices.Clone(l.Clans), free,
 		})
 	}
 	return views
@@ -228,8 +271,8 @@ func (t *topology) grids() grids {
 	now, run, energy := make([]byte, 0, 2*t.experts), make([]byte, 0, 2*t.experts), make([]byte, 0, 2*t.experts)
 	g := grids{}
 	for _, l := range t.sorted() {
-		now = appendLoads(now, l.now)
-		run = appendLoads(run, l.total)
+		now = appendLoads(now, l.now, l.living())
+		run = appendLoads(run, l.total, l.living())
 		var sum float64
 		for _, joules := range l.joules {
 			sum += joules
@@ -250,9 +293,9 @@ func (t *topology) grids() grids {
 	return g
 }
 
-// appendLoads writes each expert's tokens over the mean, in 1/256. What had a token is
-// never 0, which means that it had none.
-func appendLoads(text []byte, tokens []int64) []byte {
+// appendLoads writes each expert's tokens over the mean of those that are there, in 1/256. What
+// had a token is never 0, which means that it had none.
+func appendLoads(text []byte, tokens []int64, living int) []byte {
 	var sum int64
 	for _, n := range tokens {
 		sum += n
@@ -260,7 +303,7 @@ func appendLoads(text []byte, tokens []int64) []byte {
 	for _, n := range tokens {
 		load := 0.0
 		if n > 0 {
-			load = max(256*float64(n)*float64(len(tokens))/float64(sum), 1)
+			load = max(256*float64(n)*float64(living)/float64(sum), 1)
 		}
 		text = binary.LittleEndian.AppendUint16(text, uint16(min(load, 65535)))
 	}

@@ -56,6 +56,7 @@ type Layer struct {
 	Experts int    `json:"experts"`
 	TopK    int    `json:"top_k"`
 	Clans   []int  `json:"clans,omitempty"` // of each expert, the one that it was split from, or -1
+	Free    []int  `json:"free,omitempty"`  // the slots that hold no expert yet; experts counts them
 }
 
 // Device is one thing whose energy is metered: a GPU, or a processor package.
@@ -257,7 +258,9 @@ const (
 	CounterReset   EventKind = "counter_reset"   // it began anew; what ran meanwhile is bounded, not known
 	CounterWrapped EventKind = "counter_wrapped" // and was unwrapped: nothing is lost
 	MeterDisagrees EventKind = "meter_disagrees" // counter and integral of power differ
-	Split          EventKind = "split"           // an expert was split in two
+	Split          EventKind = "split"           // an expert was split in two: its child takes a slot
+	Promotion      EventKind = "promotion"       // a child has left its clan, for one of its own
+	Death          EventKind = "death"           // an expert is no more: its slot is free
 	Note           EventKind = "note"            // of the host
 )
 
@@ -269,7 +272,7 @@ type Event struct {
 	Device  string    `json:"device,omitempty"`
 	Layer   *int      `json:"layer,omitempty"`
 	Expert  *int      `json:"expert,omitempty"`
-	Child   *int      `json:"child,omitempty"` // of a split: the new expert
+	Child   *int      `json:"child,omitempty"` // of a split: the new expert's slot
 	Message string    `json:"message"`
 }
 

@@ -2,14 +2,14 @@
 
 import { element, setText } from "./dom.js";
 import { digits, isKnown } from "./format.js";
-import { describeExpert, titleOf } from "./topology.js";
+import { describeExpert, families, livingOf, slotsFree, titleOf } from "./topology.js";
 
 export class ExpertCards {
   constructor(root, layers) {
     this.layers = layers;
     this.rows = layers.map((layer) => {
       const facts = element("p.aside");
-      const cards = Array.from({ length: layer.experts }, (_, expert) => new Card(layer, expert));
+      const cards = families(layer).map(({ expert, depth }) => new Card(layer, expert, depth));
       const list = element("ul.cards", {}, ...cards.map((card) => card.root));
       return { facts, cards, root: element("div.layer", {}, element("h3", {}, titleOf(layer)), facts, list) };
     });
@@ -17,11 +17,15 @@ export class ExpertCards {
   }
 
   show(grids, metric, terms) {
-    let place = 0;
+    let start = 0;
     this.layers.forEach((layer, i) => {
       const { facts, cards } = this.rows[i];
       setText(facts, factsOf(terms[i], layer));
-      for (const card of cards) card.show(describeExpert(layer, card.expert, place, grids), grids, place++, metric);
+      for (const card of cards) {
+        const place = start + card.expert;
+        card.show(describeExpert(layer, card.expert, place, grids), grids, place, metric);
+      }
+      start += layer.experts;
     });
   }
 }
@@ -29,14 +33,14 @@ export class ExpertCards {
 /** What is said beside the name of a layer. */
 export function factsOf(terms, layer) {
   if (!terms) return "";
-  const parts = [`${terms.active} of ${layer.experts} routed`];
+  const parts = [`${terms.active} of ${livingOf(layer)} routed${slotsFree(layer.experts - livingOf(layer))}`];
   if (isKnown(terms.mean_active)) parts.push(`${digits(terms.mean_active)} a token`);
   if (isKnown(terms.max_violation)) parts.push(`MaxVio ${digits(terms.max_violation, 2)}`);
   return parts.join(" \u00b7 ");
 }
 
 class Card {
-  constructor(layer, expert) {
+  constructor(layer, expert, depth) {
     this.expert = expert;
     this.state = element("span.state");
     this.name = element("span.name");
@@ -44,7 +48,7 @@ class Card {
     this.load = meter("load");
     this.energy = meter("energy");
     this.root = element(
-      "li.card",
+      depth > 0 ? "li.card.child" : "li.card",
       { testid: `expert-${layer.layer}-${expert}` },
       element("p.top", {}, this.state, element("span.number", {}, `#${expert}`)),
       element("p.who", {}, this.name, this.clan),

@@ -6,7 +6,7 @@ import { element, setText } from "./dom.js";
 import { digits } from "./format.js";
 import { colour } from "./theme.js";
 import { sharpCanvas } from "./canvas.js";
-import { describeExpert, nameOf, titleOf } from "./topology.js";
+import { describeExpert, isFree, livingOf, nameOf, slotsFree, titleOf } from "./topology.js";
 
 const SHADES = 24;
 const GUTTER = 34; // for the numbers of the layers
@@ -57,8 +57,15 @@ export class ExpertCells {
       this.legend,
       this.metric === "energy" && !this.grids.energy
         ? "Energy is not attributed to experts in this run."
-        : `Columns are experts, rows are layers. A dot is IDLE; a square is ROUTED, the brighter the higher its ${what}; an outlined one has more than twice its share.`,
+        : `Columns are experts, rows are layers. A dot is IDLE; a square is ROUTED, the brighter the higher its ${what}; an outlined one has more than twice its share.${this.grown()}`,
     );
+  }
+
+  /** What the legend says where experts have split, or can. */
+  grown() {
+    const split = this.layers.some((layer) => layer.clans?.some((parent) => parent >= 0));
+    const free = this.layers.some((layer) => layer.free?.length);
+    return `${split ? " A notched one was split from another." : ""}${free ? " A gap is a slot without an expert." : ""}`;
   }
 
   busiest() {
@@ -89,6 +96,7 @@ export class ExpertCells {
       for (let expert = 0; expert < layer.experts; expert++) {
         const place = this.starts[row] + expert;
         const x = GUTTER + expert * w;
+        if (isFree(layer, expert)) continue;
         if (!(this.grids.now[place] > 0)) {
           const dot = Math.max(1, Math.min(w, h) * 0.22);
           context.fillStyle = idle;
@@ -96,9 +104,17 @@ export class ExpertCells {
           continue;
         }
         // Balance is the middle of the scale for both: an equal share of the layer's energy too.
-        const share = values ? (this.metric === "energy" ? values[place] * layer.experts : values[place]) : 0;
+        const share = values ? (this.metric === "energy" ? values[place] * livingOf(layer) : values[place]) : 0;
         context.fillStyle = ramp[Math.min(SHADES - 1, Math.floor((share / 2) ** 1.3 * SHADES))];
         context.fillRect(x + gap / 2, y + gap / 2, w - gap, h - gap);
+        if ((layer.clans?.[expert] ?? -1) >= 0 && Math.min(w, h) >= 9) {
+          context.fillStyle = colour("--surface");
+          context.beginPath();
+          context.moveTo(x, y);
+          context.lineTo(x + Math.min(w, h) * 0.45, y);
+          context.lineTo(x, y + Math.min(w, h) * 0.45);
+          context.fill();
+        }
         if (share > 2) {
           context.strokeStyle = colour("--text");
           context.lineWidth = 1;
@@ -185,7 +201,7 @@ class Words {
       ["Load now", facts.load],
       ["Load of the run", facts.run],
       ["Energy share", facts.energy === null ? "not attributed" : `${facts.energy} ${facts.quality}`],
-      ["Layer", terms ? `${terms.active} of ${layer.experts} routed` : ""],
+      ["Layer", terms ? `${terms.active} of ${livingOf(layer)} routed${slotsFree(layer.experts - livingOf(layer))}` : ""],
       ["MaxVio", digits(terms?.max_violation, 2)],
       ["Clan", facts.clan],
     ].filter(([, value]) => value);

@@ -10,6 +10,8 @@ const MARKS = {
   counter_wrapped: ["\u21bb", "counter wrapped"],
   meter_disagrees: ["!", "meter disagrees"],
   split: ["\u2442", "split"],
+  promotion: ["\u2191", "promotion"],
+  death: ["\u2715", "death"],
   note: ["\u00b7", "note"],
 };
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -49,6 +50,70 @@ def test_experts_are_routed_or_idle(console: gm.Monitor, visit: Visit) -> None:
         expect(card).to_have_attribute("data-state", states)
         expect(card.locator(".state")).to_have_text(states)  # in words too
     expect(page.get_by_test_id("expert-1-0")).to_have_attribute("data-state", "IDLE")
+
+
+def growing(run: Pretend, *, slots: int) -> None:
+    """A run whose layers have more slots than experts, with the lines that fill them."""
+    head = run.head
+
+    def with_free() -> Any:
+        for line in head():
+            if line["kind"] == "run":
+                for layer in line["layers"]:
+                    layer["free"] = list(range(slots, run.experts))
+            yield line
+
+    run.head = with_free  # type: ignore[method-assign]
+
+
+def split(t: float, layer: int, expert: int, child: int) -> dict[str, Any]:
+    message = f"expert {expert} of layer {layer} split: its child takes slot {child}"
+    return {
+        "kind": "event",
+        "t": t,
+        "event": "split",
+        "layer": layer,
+        "expert": expert,
+        "child": child,
+        "message": message,
+    }
+
+
+def test_experts_that_split_stand_with_their_clan(console: gm.Monitor, visit: Visit) -> None:
+    run = Pretend(steps=3, named=False)
+    growing(run, slots=5)
+    lines = list(run.lines())
+    for line in lines:
+        for layer in line.get("layers", []) if line["kind"] == "step" else []:
+            layer["tokens"] = [9, 9, 9, 9, 9, 0, 0, 0]
+        if line["kind"] not in ("end", "trace"):
+            console.log(line)
+    page = visit(console)
+    expect(page.get_by_test_id("topology-summary")).to_contain_text("10 of 10 experts routed")
+    expect(page.get_by_test_id("topology-summary")).to_contain_text("6 slots free")
+    expect(page.get_by_test_id("expert-0-5")).to_have_count(0)
+    for event in (split(2.0, 0, 1, 5), split(2.1, 0, 5, 6)):
+        console.log(event)
+    step = run.step(4)
+    step["layers"][0]["tokens"] = [9, 4, 9, 9, 9, 3, 2, 0]
+    console.log(step)
+    first = page.locator(".layer").first
+    expect(page.get_by_test_id("expert-0-6").locator(".clan")).to_contain_text("split from #5")
+    numbers = first.locator(".card .number")
+    expect(numbers).to_have_text(["#0", "#1", "#5", "#6", "#2", "#3", "#4"])  # a clan stands together
+    expect(first.locator(".card.child")).to_have_count(2)
+    expect(page.get_by_test_id("expert-0-6").locator(".meter.load .value")).to_have_text(
+        "0.35\u00d7"
+    )  # of 40/7
+    expect(first.locator(".aside")).to_contain_text("7 of 7 routed \u00b7 1 slot free")
+    expect(page.get_by_test_id("events")).to_contain_text("its child takes slot 6")
+    gone = {"kind": "event", "t": 3.0, "layer": 0, "message": "m"}
+    console.log({**gone, "event": "promotion", "expert": 6})
+    console.log({**gone, "event": "death", "expert": 5})
+    step["layers"][0]["tokens"] = [9, 4, 9, 9, 9, 0, 2, 0]
+    console.log({**step, "t": step["t"] + 1})
+    expect(numbers).to_have_text(["#0", "#1", "#2", "#3", "#4", "#6"])
+    expect(first.locator(".card.child")).to_have_count(0)
 
 
 def test_what_a_baseline_did_not_save_is_negative(console: gm.Monitor, visit: Visit) -> None:
