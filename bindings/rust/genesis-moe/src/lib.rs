@@ -3,7 +3,7 @@
 //!
 //! - [`Layer`] owns its parameters and trains, with [`Sgd`] or [`Adam`];
 //! - [`Router`] and [`Experts`] are the two operations on tensors of yours, for a framework
-//!   with its own parameters and gradients;
+//!   with its own parameters and gradients; [`Clans`] lets experts split;
 //! - [`Engine`] is where they run; it counts the work; [`Meter`] reads the energy that it took,
 //!   [`Recorder`] keeps a run of it, and [`Monitor`] shows it;
 //! - [`TensorView`] and [`TensorViewMut`] borrow slices, arrays of `ndarray` (feature), or any
@@ -36,6 +36,7 @@
 #![warn(missing_docs)]
 
 mod arguments;
+mod clans;
 mod engine;
 mod error;
 mod experts;
@@ -50,6 +51,7 @@ mod router;
 mod tensor;
 mod text;
 
+pub use clans::{Clans, ClansDescend, ClansObserve};
 pub use engine::{Counters, Engine, EngineBuilder, ExpertWork};
 pub use error::{Error, Result};
 pub use experts::{Activation, Experts, ExpertsBackward, ExpertsForward, ExpertsOptions};

@@ -171,7 +171,8 @@ arguments! {
         centroids: TensorView,
         /// `[E]`, added to the logits; dot, mixtral.
         bias: TensorView,
-        /// `[E]`: mu; deepseek: the correction bias for the choice. Zeros without it.
+        /// `[E]`: mu, infinity where an expert is closed; deepseek: the correction bias for the
+        /// choice. Zeros without it.
         price: TensorView,
         /// `[1]`: the gates' temperature, hamiltonian; 1 without it.
         temperature: TensorView,
