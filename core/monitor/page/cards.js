@@ -61,7 +61,7 @@ class Card {
     this.root.dataset.state = facts.state;
     setText(this.state, facts.state);
     setText(this.name, facts.name);
-    setText(this.clan, facts.clan ? `\u2442 ${facts.clan}` : "");
+    setText(this.clan, facts.clan);
     this.root.title = facts.prefers.length ? `prefers ${facts.prefers.join("  ")}` : "";
     const overRun = metric === "run";
     this.load.show(overRun ? "run" : "load", (overRun ? grids.run : grids.now)[place] / 2, overRun ? facts.run : facts.load);

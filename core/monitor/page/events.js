@@ -9,9 +9,9 @@ const MARKS = {
   counter_reset: ["!", "counter reset"],
   counter_wrapped: ["\u21bb", "counter wrapped"],
   meter_disagrees: ["!", "meter disagrees"],
-  split: ["\u2442", "split"],
+  split: ["+", "split"],
   promotion: ["\u2191", "promotion"],
-  death: ["\u2715", "death"],
+  death: ["\u00d7", "death"],
   note: ["\u00b7", "note"],
 };
 
