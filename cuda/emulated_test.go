@@ -138,6 +138,8 @@ func write(dtype core.DType, address unsafe.Pointer, v float64) {
 		vector.ToBF16(unsafe.Slice((*core.BF16)(address), 1), []float32{float32(v)})
 	case core.Float32:
 		*(*float32)(address) = float32(v)
+	case core.Float64:
+		*(*float64)(address) = v
 	case core.Int32:
 		*(*int32)(address) = int32(v)
 	default:

@@ -11,7 +11,8 @@ import (
 // compute. Meanings are those of package router. As no values are read back (but a report's), what
 // the CPU refuses because of them goes another way: with a price that is NaN, a gap that is not 0 or more, or a
 // batch whose prices do not settle, all gates are NaN; an update with impossible counts or prices
-// that are not finite changes nothing; a negative expert in top_k_index is an absent slot.
+// that are not finite changes nothing; a negative expert in top_k_index is an absent slot, and so is
+// one for which no expert is open.
 
 // The limits of the router's kernels: an expert has a bit and a thread of its own in some
 // of them, and a slot a lane of a warp.

@@ -86,6 +86,11 @@ func routerReportResult(a *core.RouterReportArgs, host []byte) (core.RouterRepor
 		if err := checkPrice(&a.Options, t.price); err != nil {
 			return core.RouterReport{}, err
 		}
+		t = t.open(&a.Options)
+		if len(t.price) < experts && len(t.price) < a.Options.TopK {
+			return core.RouterReport{}, core.Invalidf("price", "+Inf, which closes an expert, for %d of %d; want at least top_k = %d open ones",
+				experts-len(t.price), experts, a.Options.TopK)
+		}
 		r.PriceMin, r.PriceMax = math.Inf(1), math.Inf(-1)
 		for _, mu := range t.price {
 			r.PriceMin, r.PriceMax = min(r.PriceMin, mu), max(r.PriceMax, mu)
@@ -97,6 +102,20 @@ func routerReportResult(a *core.RouterReportArgs, host []byte) (core.RouterRepor
 	t.energy(&r, &a.Options, tokens)
 	t.balance(&r)
 	return r, nil
+}
+
+// open is the tally without the experts that a price closes.
+func (t routerTally) open(o *core.RouterOptions) routerTally {
+	all := t
+	t.loads, t.softmax, t.counts, t.price = nil, nil, nil, nil
+	for e, mu := range all.price {
+		if o.Mode == core.Hamiltonian && math.IsInf(mu, 1) {
+			continue
+		}
+		t.loads, t.softmax = append(t.loads, all.loads[e]), append(t.softmax, all.softmax[e])
+		t.counts, t.price = append(t.counts, all.counts[e]), append(t.price, mu)
+	}
+	return t
 }
 
 // mean is 0 of nothing.

@@ -23,6 +23,9 @@ func TestRouterUpdate(t *testing.T) {
 		{name: "frozen", counts: []float64{30, 10, 20, 0}, change: func(a *core.RouterUpdateArgs) { a.Rate = 0 }},
 		{name: "budgeted", counts: []float64{30, 10, 20, 0}, change: func(a *core.RouterUpdateArgs) { a.Options.Budgeted = true }},
 		{name: "clipped", counts: []float64{40, 0, 0, 0}, change: func(a *core.RouterUpdateArgs) { a.Rate = 1 }},
+		{name: "closed", counts: []float64{30, 0, 20, 10}, change: func(a *core.RouterUpdateArgs) {
+			*(*float32)(a.Price.At(a.Price.Stride(0))) = float32(math.Inf(1))
+		}},
 		{name: "mixtral", mode: core.Mixtral, counts: []float64{30, 10, 20, 0}},
 		{name: "no tokens", counts: []float64{0, 0, 0, 0}, change: func(a *core.RouterUpdateArgs) { a.NumTokens = 0 }},
 	} {
@@ -62,6 +65,15 @@ func TestRouterUpdate(t *testing.T) {
 		runRouter(t, routerUpdateWorkspace, routerUpdateLaunches, a, &a.Workspace, 0)
 		require.Equal(t, []float64{0.125, -0.25, 0.5, 0}, elementsOf(a.Price), name)
 	}
+	// Nor does a count of an expert that is closed, nor all being closed.
+	for _, closed := range [][]float64{{math.Inf(1), 0, 0.5, 0}, {math.Inf(1), math.Inf(1), math.Inf(1), math.Inf(1)}} {
+		a := &core.RouterUpdateArgs{
+			Options: core.DefaultRouterOptions(), NumTokens: 40, Rate: 0.02, StepLimit: 0.02,
+			Counts: hold(t, core.Int64, compact, []float64{1, 10, 20, 0}, 4).Tensor, Price: hold(t, core.Float32, compact, closed, 4).Tensor,
+		}
+		runRouter(t, routerUpdateWorkspace, routerUpdateLaunches, a, &a.Workspace, 0)
+		require.Equal(t, closed, elementsOf(a.Price))
+	}
 }
 
 func TestRouterReport(t *testing.T) {
@@ -84,9 +96,7 @@ func TestRouterReport(t *testing.T) {
 			}
 			for _, before := range []*core.Tensor{nil, previous.TopKIndex} {
 				a := &core.RouterReportArgs{Options: call.Options, Logits: call.Logits, TopKIndex: call.TopKIndex, Price: call.Price, PreviousIndex: before}
-				runRouter(t, routerReportWorkspace, routerReportLaunches, a, &a.Workspace, 4)
-				offset, size := routerReportBytes(a)
-				got, err := routerReportResult(a, unsafe.Slice(*(**byte)(unsafe.Pointer(&a.Workspace.Base)), a.Workspace.Size)[offset:][:size])
+				got, err := emulatedReport(t, a)
 				require.NoError(t, err)
 				want, err := router.Report(cpuEngine(t), &core.RouterReportArgs{
 					Options: a.Options, Logits: onCPU(a.Logits), TopKIndex: indexOnCPU(a.TopKIndex), Price: onCPU(a.Price), PreviousIndex: indexOnCPU(before),
@@ -96,6 +106,14 @@ func TestRouterReport(t *testing.T) {
 			}
 		})
 	}
+}
+
+// emulatedReport makes a report as a session does.
+func emulatedReport(t testing.TB, a *core.RouterReportArgs) (core.RouterReport, error) {
+	t.Helper()
+	runRouter(t, routerReportWorkspace, routerReportLaunches, a, &a.Workspace, 4)
+	offset, size := routerReportBytes(a)
+	return routerReportResult(a, unsafe.Slice(*(**byte)(unsafe.Pointer(&a.Workspace.Base)), a.Workspace.Size)[offset:][:size])
 }
 
 func requireReports(t testing.TB, want, got core.RouterReport) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/genesis-moe/genesis-moe/core"
 	"github.com/genesis-moe/genesis-moe/cuda/driver"
+	"github.com/genesis-moe/genesis-moe/router"
 )
 
 func TestRouterForward(t *testing.T) {
@@ -119,6 +120,54 @@ func TestRouterBarredExperts(t *testing.T) {
 	call.forward(t, 0)
 	require.NotContains(t, elementsOf(call.TopKIndex), 2.0)
 	call.requireRouting(t, call.reference(t))
+}
+
+// An expert that a price closes is not chosen, not by a token of NaN either; where fewer are open than
+// slots, which the CPU refuses, the others are absent.
+func TestRouterClosedExperts(t *testing.T) {
+	for _, budgeted := range []bool{false, true} {
+		call := build(t, routerCase{
+			tokens: 30, hidden: 8, experts: 40, k: 3, price: true, gap: 0.2,
+			options: func(o *core.RouterOptions) { o.Budgeted = budgeted },
+		})
+		closed := []int64{0, 2, 33}
+		for _, e := range closed {
+			*(*float32)(call.Price.At(e)) = float32(math.Inf(1))
+		}
+		*(*float32)(call.HiddenStates.At(7 * 8)) = float32(math.NaN())
+		call.forward(t, 0)
+		call.requireRouting(t, call.reference(t))
+		for _, e := range closed {
+			require.NotContains(t, elementsOf(call.TopKIndex), float64(e))
+		}
+		a := &core.RouterReportArgs{Options: call.Options, Logits: call.Logits, TopKIndex: call.TopKIndex, Price: call.Price}
+		got, err := emulatedReport(t, a)
+		require.NoError(t, err)
+		want, err := router.Report(cpuEngine(t), &core.RouterReportArgs{
+			Options: a.Options, Logits: onCPU(a.Logits), TopKIndex: indexOnCPU(a.TopKIndex), Price: onCPU(a.Price),
+		})
+		require.NoError(t, err)
+		requireReports(t, want, got)
+
+		for e := range int64(40) {
+			if e != 5 && e != 39 {
+				*(*float32)(call.Price.At(e)) = float32(math.Inf(1))
+			}
+		}
+		call.forward(t, 0)
+		for token := range 30 {
+			row := elementsOf(call.TopKIndex)[3*token:][:3]
+			for slot, e := range row {
+				require.Contains(t, []float64{5, 39, 40}, e)
+				if e == 40 {
+					require.Zero(t, elementsOf(call.TopKWeights)[3*token+slot])
+				}
+			}
+			require.Equal(t, 40.0, row[2]) //nolint:testifylint // the very number
+		}
+		_, err = emulatedReport(t, a)
+		require.EqualError(t, err, "price: +Inf, which closes an expert, for 38 of 40; want at least top_k = 3 open ones")
+	}
 }
 
 // Values that the CPU refuses cannot be refused without reading them back: they show as NaN gates.
@@ -270,4 +319,6 @@ func TestRouterParamsMirrorTheHeader(t *testing.T) {
 	} {
 		requireMirrors(t, "router_params.h", name, mirror)
 	}
+	requireMirrors(t, "clans_params.h", "ClansDescendParams", clansDescendParams{})
+	requireMirrors(t, "clans_params.h", "ClansObserveParams", clansObserveParams{})
 }

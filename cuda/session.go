@@ -63,6 +63,8 @@ var (
 	routerBackward  = operation[core.RouterBackwardArgs]{routerBackwardWorkspace, routerBackwardLaunches}
 	routerUpdate    = operation[core.RouterUpdateArgs]{routerUpdateWorkspace, routerUpdateLaunches}
 	routerReport    = operation[core.RouterReportArgs]{routerReportWorkspace, routerReportLaunches}
+	clansDescend    = operation[core.ClansDescendArgs]{clansDescendWorkspace, clansDescendLaunches}
+	clansObserve    = operation[core.ClansObserveArgs]{clansObserveWorkspace, clansObserveLaunches}
 	expertsForward  = operation[core.ExpertsForwardArgs]{expertsForwardWorkspace, expertsForwardLaunches}
 	expertsBackward = operation[core.ExpertsBackwardArgs]{expertsBackwardWorkspace, expertsBackwardLaunches}
 )
@@ -109,25 +111,20 @@ func (s *session) RouterReportWorkspace(a *core.RouterReportArgs) (uint64, error
 	return routerReportWorkspace(s.device.Attributes(), a)
 }
 
-// noClans is what a call of the clans' operations gets until they have kernels.
-func noClans(operation string) error {
-	return core.Errorf(core.Unsupported, "%s on cuda, want cpu: it has no kernel yet", operation)
+func (s *session) ClansDescend(a *core.ClansDescendArgs) error {
+	return clansDescend.run(s, a, a.Stream, a.Workspace)
 }
 
-// ClansDescend is not supported.
-func (s *session) ClansDescend(*core.ClansDescendArgs) error { return noClans("clans_descend") }
-
-// ClansDescendWorkspace is not supported.
-func (s *session) ClansDescendWorkspace(*core.ClansDescendArgs) (uint64, error) {
-	return 0, noClans("clans_descend")
+func (s *session) ClansDescendWorkspace(a *core.ClansDescendArgs) (uint64, error) {
+	return clansDescendWorkspace(s.device.Attributes(), a)
 }
 
-// ClansObserve is not supported.
-func (s *session) ClansObserve(*core.ClansObserveArgs) error { return noClans("clans_observe") }
+func (s *session) ClansObserve(a *core.ClansObserveArgs) error {
+	return clansObserve.run(s, a, a.Stream, a.Workspace)
+}
 
-// ClansObserveWorkspace is not supported.
-func (s *session) ClansObserveWorkspace(*core.ClansObserveArgs) (uint64, error) {
-	return 0, noClans("clans_observe")
+func (s *session) ClansObserveWorkspace(a *core.ClansObserveArgs) (uint64, error) {
+	return clansObserveWorkspace(s.device.Attributes(), a)
 }
 
 func (s *session) ExpertsForward(a *core.ExpertsForwardArgs) error {

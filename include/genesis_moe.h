@@ -376,7 +376,8 @@ enum { GMOE_CLANS_HISTOGRAM_BINS = 64 };
  * does every token of a slot whose mean or axis is not finite. A slot adds its tokens in their
  * order: bit for bit the same for every number of threads, and for a batch given in two parts.
  *
- * Everything but hidden_states, slot_index and binding is float64. On CUDA UNSUPPORTED for now. */
+ * Everything but hidden_states, slot_index and binding is float64. On CUDA num_slots is at most 512
+ * and hidden_states are not float64; so it is for gmoe_clans_descend. */
 typedef struct {
   uint32_t struct_size;
   uint32_t reserved;

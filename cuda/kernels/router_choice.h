@@ -92,7 +92,7 @@ __device__ __forceinline__ void keep_best_groups(const RouterForwardParams &p, c
   }
 }
 
-/* Experts of a token with the logits row, best first. */
+/* Experts of a token with the logits row, best first; fewer than slots if fewer are open. */
 template <int per_lane>
 __device__ __forceinline__ Choice choose(const RouterForwardParams &p, const float *price, const float *row,
                                          uint32_t *open) {
@@ -101,7 +101,8 @@ __device__ __forceinline__ Choice choose(const RouterForwardParams &p, const flo
 #pragma unroll
   for (int i = 0; i < per_lane; i++) {
     int e = lane + 32 * i;
-    experts.rank[i] = e < p.experts ? rank_of(choice_score(p, price, row[e], e)) : 0;
+    bool open = e < p.experts && !is_closed(p.options, price[e]);
+    experts.rank[i] = open ? rank_of(choice_score(p, price, row[e], e)) : 0;
   }
   if (p.options.groups > 1) keep_best_groups(p, price, row, open, experts);
   bool budgeted = is_budgeted(p.options);
@@ -109,6 +110,7 @@ __device__ __forceinline__ Choice choose(const RouterForwardParams &p, const flo
   Choice c = {0, p.experts};
   for (; c.active < p.options.slots; c.active++) {
     uint32_t rank, expert = experts.take(&rank);
+    if (rank == 0) break;
     if (c.active == 0) ground = score_of(rank);
     /* f - min f <= gap, f being minus the score. At least the ground state. */
     if (budgeted && c.active > 0 && !(ground - score_of(rank) <= gap)) break;

@@ -33,7 +33,8 @@ __device__ __forceinline__ float entropy(float x, float p) {
 }
 
 __device__ __forceinline__ bool is_slot(const RouterReportParams &p, int64_t expert) {
-  return expert >= 0 && expert < p.experts;
+  if (expert < 0 || expert >= p.experts) return false;
+  return p.price.data == nullptr || !is_closed(p.options, load(p.price, expert * p.price.column));
 }
 
 /* mu in u + mu; of deepseek it is minus the bias, of mixtral 0. */
@@ -132,6 +133,10 @@ __device__ __forceinline__ void survey(const RouterReportParams &p) {
     }
     if (!__all_sync(all_lanes, finite)) continue;
     total[finite_tokens]++;
+#pragma unroll
+    for (int i = 0; i < per_lane; i++) {
+      if (is_closed(o, mu[i])) logits[i] = -CUDART_INF_F; /* no share of any sum */
+    }
 
     float largest, sum, of_token = 0;
     softmax_over_experts(logits, experts, &largest, &sum);
@@ -155,7 +160,7 @@ __device__ __forceinline__ void survey(const RouterReportParams &p) {
       if (lane + 32 * i >= experts) continue;
       float q = occupation[i], f = mu[i] - logits[i];
       loads[i] += q;
-      of_bind -= q * logits[i];
+      if (q > 0) of_bind -= q * logits[i];
       if (q < 1) of_entropy += entropy(theta - field[i], q); /* else theta may be infinite, and s is 0 */
       if (members[i]) {
         worst = fmaxf(worst, f);

@@ -24,13 +24,14 @@ GMOE_KERNEL(gmoe_router_update, RouterUpdateParams, 512) {
   State &state = shared_memory<State>();
   double *counts = shared_memory<Counts>().of;
   int e = threadIdx.x;
-  bool good = true;
+  bool good = true, closed = false;
   double price = 0, count = 0, gap = 0;
   bool budgeted = is_budgeted(p.options);
   if (e < p.experts) {
     int64_t exact = load_index(p.counts, 0, e);
     price = load(p.price, e * p.price.column);
-    good = exact >= 0 && exact <= p.tokens && is_number(price);
+    closed = is_closed(p.options, price);
+    good = exact >= 0 && exact <= p.tokens && (closed ? exact == 0 : is_number(price));
     count = static_cast<double>(exact);
   }
   if (budgeted) {
@@ -45,7 +46,8 @@ GMOE_KERNEL(gmoe_router_update, RouterUpdateParams, 512) {
     state.total = total;
   }
   __syncthreads();
-  double total = state.total, mean = total / p.experts;
+  int open = __syncthreads_count(e < p.experts && !closed);
+  double total = state.total, mean = total / open; /* all closed: the total is 0, which is not good */
   good = good && total > 0 && total <= static_cast<double>(p.tokens) * p.options.slots;
   if (!__syncthreads_and(good)) return;
   if (p.options.mode == router_deepseek) {
@@ -54,7 +56,7 @@ GMOE_KERNEL(gmoe_router_update, RouterUpdateParams, 512) {
   } else {
     double step = p.rate * ((count / mean - 1) - price / p.options.load_penalty);
     price += fmax(-p.step_limit, fmin(step, p.step_limit));
-    state.price[e] = price;
+    state.price[e] = closed ? 0 : price;
     __syncthreads();
     if (e == 0) {
       double sum = 0;
@@ -62,7 +64,7 @@ GMOE_KERNEL(gmoe_router_update, RouterUpdateParams, 512) {
       state.sum = sum;
     }
     __syncthreads();
-    price -= state.sum / p.experts;
+    price -= state.sum / open;
   }
   if (e < p.experts && p.rate > 0) store(p.price, e * p.price.column, price);
   if (e == 0 && budgeted)

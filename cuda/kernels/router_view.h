@@ -106,6 +106,11 @@ __device__ __forceinline__ bool is_budgeted(const RouterOptions &o) {
   return o.mode == router_hamiltonian && o.budgeted;
 }
 
+/* An expert that a price of +infinity closes is not there: router/selection.go. */
+__device__ __forceinline__ bool is_closed(const RouterOptions &o, double price) {
+  return o.mode == router_hamiltonian && price == CUDART_INF;
+}
+
 }  // namespace router
 
 #endif

@@ -184,7 +184,7 @@ def observe(
     float64. mean: [num_slots, H]; None: zeros. axis: [num_slots, H] of length 1; for power and
     histogram. scale: [num_slots], finite and > 0; for histogram. tokens, skipped, square,
     binding_sum: [num_slots]; sum, power: [num_slots, H]; histogram: [num_slots,
-    HISTOGRAM_BINS]; None where not wanted. Nothing is differentiable. CPU only.
+    HISTOGRAM_BINS]; None where not wanted. Nothing is differentiable.
     """
     inputs = binding, mean, axis, scale
     sums = tokens, skipped, sum, square, power, binding_sum, histogram
