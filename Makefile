@@ -55,7 +55,7 @@ build: $(LIBRARY) ## build build/libgenesis_moe.so with a BLAS beside it
 demo: build $(STAMPS)/editable ## train three kinds of MoE on real text and compare them (under 10 minutes)
 	@$(PY) -m genesis_moe compare --demo --out runs/demo
 
-test: test-go test-rust test-python test-packages ## every test
+test: test-go test-rust test-rust-candle test-python test-packages ## every test
 
 bench: build $(STAMPS)/editable ## layer and overhead benchmarks -> bench/*/results, README table
 	$(PY) -m genesis_moe bench layer --out bench/layer
@@ -82,6 +82,7 @@ format: setup $(STAMPS)/rust ## format Go, C, Python and Rust
 	$(RUFF) format -q bindings/python bench testdata docs/*.py examples/python
 	$(RUFF) check -q --fix bindings/python bench testdata docs/*.py examples/python
 	$(call CARGO) fmt --all
+	$(call CARGO) fmt --manifest-path $(CANDLE)
 
 # Needs nothing but a built library and a Python with torch: neither compiler nor network.
 .PHONY: gpu

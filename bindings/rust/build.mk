@@ -15,8 +15,16 @@ test-rust: build $(STAMPS)/rust ## Rust tests, examples and documentation, linke
 	$(call CARGO) test -q $(LINKED)
 	$(call CARGO) test -q $(DYNAMIC)
 
+# A workspace of its own, since candle is 160 crates (two minutes of one processor, once).
+CANDLE := ../../examples/rust/candle/Cargo.toml
+CANDLE_FLAGS := -q --locked --manifest-path $(CANDLE) --target-dir ../../build/rust-candle
+test-rust-candle: build $(STAMPS)/rust ## the layer inside a model of candle's: tests, and the example
+	$(call CARGO) test $(CANDLE_FLAGS)
+	$(call CARGO) run $(CANDLE_FLAGS)
+
 check-rust: build $(STAMPS)/rust ## rustfmt, clippy, documentation, packages
 	$(call CARGO) fmt --all --check
+	$(call CARGO) fmt --manifest-path $(CANDLE) --check
 	$(call CARGO) clippy -q $(LINKED) --all-targets -- -D warnings
 	$(call CARGO) clippy -q $(DYNAMIC) --all-targets -- -D warnings
 	$(call CARGO,RUSTDOCFLAGS="-D warnings") doc -q $(LINKED) --no-deps
@@ -28,12 +36,12 @@ check-rust-memory: build $(STAMPS)/rust ## Rust tests under the address sanitize
 	$(call CARGO,RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address) test -q -p genesis-moe $(LINKED) $(MEMORY_TESTS) \
 	  --target x86_64-unknown-linux-gnu --target-dir ../../build/rust-asan
 
-$(STAMPS)/rust: bindings/rust/rust-toolchain.toml bindings/rust/Cargo.lock
+$(STAMPS)/rust: bindings/rust/rust-toolchain.toml bindings/rust/Cargo.lock examples/rust/candle/Cargo.lock
 	$(call quietly,Rust (the machine's or $(RUST_VERSION)$(comma) and crates),\
 	 if ! command -v cargo; then \
 	   curl -sSf --retry 3 -o $(TOOLS)/rustup-init $(RUSTUP) && echo '$(RUSTUP_SUM)  $(TOOLS)/rustup-init' | sha256sum -c - \
 	   && chmod +x $(TOOLS)/rustup-init && RUSTUP_HOME=$(RUST_HOME) CARGO_HOME=$(RUST_HOME) $(TOOLS)/rustup-init -y --no-modify-path \
 	      --profile minimal -c clippy -c rustfmt --default-toolchain $(RUST_VERSION); \
-	 fi && $(call CARGO) fetch -q --locked && touch $@)
+	 fi && $(call CARGO) fetch -q --locked && $(RUST_PATH) cargo fetch -q --locked --manifest-path $(CANDLE) && touch $@)
 
-.PHONY: test-rust check-rust check-rust-memory
+.PHONY: test-rust test-rust-candle check-rust check-rust-memory
