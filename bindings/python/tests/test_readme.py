@@ -32,12 +32,13 @@ def test_python(number: int, tmp_path: Path) -> None:
         assert 0 < loss < 5 and 1 <= active <= 2 and violation >= 0
 
 
-def test_c(tmp_path: Path) -> None:
-    (tmp_path / "layer.c").write_text(programs("c")[0])
-    program = str(tmp_path / "layer")
-    library = ROOT / "build" / "libgenesis_moe.so"
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/include", f"-Wl,-rpath,{ROOT}/build"]
-    run(["cc", *flags, str(tmp_path / "layer.c"), str(library), "-o", program])
+@pytest.mark.parametrize(("language", "compiler"), [("c", "cc -std=c99"), ("cpp", "c++ -std=c++17")])
+def test_compiled(language: str, compiler: str, tmp_path: Path) -> None:
+    source, program = tmp_path / f"layer.{language}", str(tmp_path / "layer")
+    source.write_text(programs(language)[0])
+    library = str(ROOT / "build" / "libgenesis_moe.so")
+    flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{ROOT}/include", f"-Wl,-rpath,{ROOT}/build"]
+    run([*compiler.split(), *flags, str(source), library, "-o", program])
     # silu(1) * 2 = 1.4621 for both outputs of token 0; -silu(6) * 8 = -47.8813 for token 1.
     assert run([program]).split() == ["1.4621", "1.4621", "-47.8813", "-47.8813"]
 
