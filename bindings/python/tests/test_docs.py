@@ -26,6 +26,23 @@ def test_example(program: str) -> None:
         assert losses[-1] <= losses[0] and losses[-1] < 10, done.stdout
 
 
+def test_printed_output_is_what_the_example_prints() -> None:
+    page = (ROOT / "docs" / "start" / "python.md").read_text()
+    quoted = re.findall(r"^    (step .+)$", page, re.M)
+    assert len(quoted) >= 3
+    printed = run(str(ROOT / "examples" / "python" / "layer.py")).stdout.splitlines()
+    number = re.compile(r"\d+(?:\.\d+)?")
+    for line in quoted:
+        found = [other for other in printed if other[:8] == line[:8]]  # "step 100"
+        assert found, f"docs/start/python.md: {line!r} is not among\n" + "\n".join(printed)
+        assert number.sub("N", found[0]) == number.sub("N", line)
+        theirs, ours = (
+            [float(n) for n in number.findall(text.split("  loads ")[0])] for text in (line, found[0])
+        )
+        # Processors round differently, and training carries that on.
+        assert theirs == pytest.approx(ours, rel=0.1), f"docs/start/python.md: now it prints {found[0]!r}"
+
+
 @pytest.mark.parametrize(("title", "program", "message"), CASES, ids=[case[0] for case in CASES])
 def test_message(title: str, program: str, message: str) -> None:
     printed = run("-c", program).stderr.replace("genesis_moe.errors.", "")
