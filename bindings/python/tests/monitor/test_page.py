@@ -103,8 +103,8 @@ def test_experts_that_split_stand_with_their_clan(console: gm.Monitor, visit: Vi
     expect(numbers).to_have_text(["#0", "#1", "#5", "#6", "#2", "#3", "#4"])  # a clan stands together
     expect(first.locator(".card.child")).to_have_count(2)
     expect(page.get_by_test_id("expert-0-6").locator(".meter.load .value")).to_have_text(
-        "0.35\u00d7"
-    )  # of 40/7
+        "0.31\u00d7"
+    )  # of 45/7
     expect(first.locator(".aside")).to_contain_text("7 of 7 routed \u00b7 1 slot free")
     expect(page.get_by_test_id("events")).to_contain_text("its child takes slot 6")
     gone = {"kind": "event", "t": 3.0, "layer": 0, "message": "m"}
