@@ -8,19 +8,22 @@ export function connect(store, on) {
   let source = null;
   let heard = Date.now();
   let loading = null;
+  let again = false;
 
   const load = async () => {
     const [snapshot, history] = await Promise.all([get("/api/snapshot"), get("/api/history")]);
     store.load(snapshot, history);
     on.change();
   };
-  /** One reload at a time, and not more than one a second. */
+  /** One reload at a time, and not more than one a second: what is asked for meanwhile comes after it. */
   const reload = () => {
+    again = loading !== null;
     loading ??= load()
       .catch(() => undefined)
       .then(() => new Promise((resolve) => setTimeout(resolve, RETRY)))
       .then(() => {
         loading = null;
+        if (again) reload();
       });
   };
   const open = async () => {
