@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_bench(commands)
     _add_monitor(commands)
     _add_baseline(commands)
+    _add_calibrate_energy(commands)
     _add_csv(commands)
     options = parser.parse_args(arguments)
     try:
@@ -164,6 +165,61 @@ def _baseline(options: argparse.Namespace) -> int:
     value = found["joules_per_token"]
     bound = "" if value["uncertainty"] is None else f" ± {value['uncertainty']:.3g}"
     print(f"{options.name}: {value['value']:.6g}{bound} J/token, {value['quality']}, {found['seeds']} runs")
+    return 0
+
+
+def _add_calibrate_energy(commands: Any) -> None:
+    parser = commands.add_parser(
+        "calibrate-energy",
+        help="measure the prices of work on this device, by which a run's energy is divided",
+        description="Idles, then runs a layer's router and its experts alone, with few and with many tokens, under the "
+        "meter. Let nothing else run meanwhile. The JSON is the calibration of EnergyRecorder.",
+    )
+    for name, size in (("hidden", 2048), ("intermediate", 4096), ("experts", 8), ("top-k", 2)):
+        parser.add_argument(
+            f"--{name}", type=int, default=size, metavar="N", help=f"of the layer (default: {size})"
+        )
+    parser.add_argument("--device", default="cpu", help="torch's name of it: cpu, cuda (default: cpu)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--source",
+        default="best",
+        help="what to meter with (default: the best that is there); mock: invented, to try the command",
+    )
+    parser.add_argument(
+        "--idle-watts", type=float, metavar="W", help="of all devices without work (default: measured first)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, metavar="S", help="of each of the four parts (default: 10)"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="where the JSON goes")
+    parser.set_defaults(run=_calibrate_energy)
+
+
+def _calibrate_energy(options: argparse.Namespace) -> int:
+    torch = importlib.import_module("torch")
+    energy = importlib.import_module("genesis_moe.energy")
+    if not options.seconds > 0:
+        raise genesis_moe.InvalidArgumentError(f"--seconds: {options.seconds}, want above 0")
+    layer = genesis_moe.MoE(options.hidden, options.intermediate, options.experts, top_k=options.top_k)
+    layer = layer.to(device=options.device, dtype=getattr(torch, options.dtype))
+    with genesis_moe.EnergyMeter(options.source) as meter:
+        idle_watts = options.idle_watts
+        if idle_watts is None:
+            idle_watts = meter.measure_idle(options.seconds)
+        if idle_watts is None:
+            raise genesis_moe.UnsupportedError(
+                f"meter: none here, so there is nothing to calibrate ({meter.describe()['meter']})"
+            )
+        found = energy.calibrate(layer, meter, idle_watts=idle_watts, seconds=options.seconds)
+        quality, source = meter.quality, meter.source
+    with open(options.out, "w", encoding="utf-8") as file:
+        json.dump(found, file, indent=1)
+        file.write("\n")
+    print(
+        f"{idle_watts:.4g} W idle, {found['joules_per_decision']:.3g} J a decision, "
+        f"{found['joules_per_byte']:.3g} J a byte, {found['joules_per_flop']:.3g} J a FLOP; {quality}, {source}"
+    )
     return 0
 
 

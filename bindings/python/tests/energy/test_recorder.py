@@ -212,14 +212,34 @@ import json, torch, genesis_moe as gm
 from genesis_moe.energy import calibrate
 torch.set_num_threads(1)
 meter = gm.EnergyMeter()
-print(json.dumps(calibrate(gm.MoE(32, 64, 4), meter, idle_watts=50, tokens=(4, 512), seconds=0.5)))
+x = torch.randn(256, 256)
+other = (lambda: x @ x, 256)
+print(json.dumps(calibrate(gm.MoE(32, 64, 4), meter, idle_watts=50, tokens=(4, 512), seconds=0.5, other=other)))
 """
     found = json.loads(on_gpu(program))
     assert found["joules_per_decision"] > 0 and found["idle_watts"] == 50 and found["device"] == "Fake H200"
     assert found["joules_per_flop"] >= 0 and found["joules_per_byte"] >= 0
-    assert found["joules_per_flop"] + found["joules_per_byte"] > 0
+    assert found["joules_per_flop"] + found["joules_per_byte"] > 0 and found["other_joules_per_token"] > 0
     with pytest.raises(gm.UnsupportedError, match="nothing to calibrate"):
         calibrate(layer(), gm.EnergyMeter("none"), idle_watts=0)
+
+
+def test_calibration_from_the_command_line(
+    on_gpu, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--hidden", "32", "--intermediate", "64", "--experts", "4", "--seconds", "0.5"]
+    program = "import sys; from genesis_moe.cli import main; sys.exit(main(sys.argv[1:]))"
+    path = tmp_path / "prices.json"
+    said = on_gpu(program, "calibrate-energy", *size, "--idle-watts", "50", "--out", str(path))
+    assert "J a decision" in said and "measured, nvml_counter" in said
+    prices = json.loads(path.read_text())
+    assert prices["device"] == "Fake H200" and prices["idle_watts"] == 50
+    with gm.EnergyRecorder(meter=gm.EnergyMeter("mock"), model=layer(), calibration=prices):
+        pass  # the recorder takes them as they are
+
+    with pytest.raises(SystemExit):
+        main(["calibrate-energy", *size, "--source", "none", "--out", str(tmp_path / "never.json")])
+    assert "nothing to calibrate" in capsys.readouterr().err and not (tmp_path / "never.json").exists()
 
 
 def test_names_come_from_the_tokens_that_experts_prefer(tmp_path: Path) -> None:

@@ -26,18 +26,24 @@ def calibrate(
     idle_watts: float,
     tokens: tuple[int, int] = (8, 2048),
     seconds: float = SECONDS,
+    other: tuple[Callable[[], Any], int] | None = None,
 ) -> dict[str, Any]:
     """The prices of routing, of bytes and of FLOPs, as EnergyRecorder takes them for ``calibration``.
 
     The layer's router, and its experts with few and with many tokens, run alone for some seconds
     each while nothing else does. Few tokens mostly move weights, many mostly multiply: the two prices
     are the least-squares solution that is not negative. idle_watts: of :meth:`EnergyMeter.measure_idle`;
-    what is beyond it is the work's. UnsupportedError without a meter.
+    what is beyond it is the work's. other: what the model does without its Mixture-of-Experts layers
+    (attention, embeddings, their backward), as a function and the tokens of one call of it: it gives
+    ``other_joules_per_token``, with which the residual of the model can be stated. UnsupportedError
+    without a meter.
     """
     import torch
 
     if seconds <= 0 or min(tokens) < 1:
         raise InvalidArgumentError(f"seconds: {seconds}, tokens: {tokens}, want both above 0")
+    if other is not None and other[1] < 1:
+        raise InvalidArgumentError(f"other: {other[1]} tokens a call, want at least 1")
     if meter.source == "none":
         raise UnsupportedError(
             f"meter: none here, so there is nothing to calibrate ({meter.describe()['meter']})"
@@ -77,13 +83,21 @@ def calibrate(
         x = torch.randn(tokens[1], layer.hidden_size, dtype=weight.dtype, device=weight.device)
         spent, count = active_joules(lambda: layer.router(x))
     flops, moved = _prices(np.array(rows, np.float64), np.array(joules))
-    return {
+    if flops == moved == 0:
+        raise UnsupportedError(
+            f"meter: the experts drew no more than idling ({idle_watts:.4g} W), want more seconds or a larger layer"
+        )
+    found: dict[str, Any] = {
         "joules_per_decision": spent / (count * tokens[1]),
         "joules_per_byte": moved,
         "joules_per_flop": flops,
         "idle_watts": idle_watts,
         "device": ", ".join(d.get("name", d["device"]) for d in meter.describe()["devices"]),
     }
+    if other is not None:  # with gradients, where it takes them
+        rest, count = active_joules(other[0])
+        found["other_joules_per_token"] = rest / (count * other[1])
+    return found
 
 
 def _number(layer: MoE) -> int:
