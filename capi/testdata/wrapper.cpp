@@ -106,6 +106,43 @@ static void views() {
   static_assert(!std::is_constructible_v<gm::TensorView, const float *, gm::Shape>);
 }
 
+/* Clan 0 is slot 2, clan 1 the plane x_0 = 0.5 with slots 0 and 1; a token at the plane is above it. */
+static void clans() {
+  const gm::Engine engine = created();
+  const std::vector<float> x{1, 0, 0, 1, 0.5f, 3}, direction{1, 0}, threshold{0.5f};
+  const std::vector<std::int64_t> chosen{1, 1, 1};
+  std::vector<std::int32_t> root{2, -1}, children{0, 1};
+  std::vector<std::int64_t> slots(3), counts(3);
+  gm::ClansDescend down;
+  down.options.num_slots = 3;
+  down.hidden_states = gm::view(x, {3, 2});
+  down.clan_index = gm::view(chosen, {3, 1});
+  down.root = gm::view(root, {2});
+  down.children = gm::view(children, {1, 2});
+  down.direction = gm::view(direction, {1, 2});
+  down.threshold = gm::view(threshold, {1});
+  down.slot_index = gm::view(slots, {3, 1});
+  down.slot_counts = gm::view(counts, {3});
+  CHECK(engine.try_clans_descend(down).ok() && *engine.try_clans_descend_workspace_size(down) == 0);
+  CHECK((slots == std::vector<std::int64_t>{1, 0, 1} && counts == std::vector<std::int64_t>{1, 2, 0}));
+  children[1] = -1;
+  CHECK(mentions(engine.try_clans_descend(down), GMOE_INVALID_ARGUMENT, "node 0 (-1) is reached twice"));
+
+  std::vector<double> tokens(3), sum(6);
+  gm::ClansObserve seen;
+  seen.options.num_slots = 3;
+  seen.hidden_states = gm::view(x, {3, 2});
+  seen.slot_index = gm::view(slots, {3, 1});
+  seen.tokens = gm::view(tokens, {3});
+  seen.sum = gm::view(sum, {3, 2});
+  CHECK(engine.try_clans_observe(seen).ok() && engine.try_clans_observe(seen).ok());
+  CHECK(*engine.try_clans_observe_workspace_size(seen) == 0);
+  CHECK((tokens == std::vector<double>{2, 4, 0} && sum == std::vector<double>{0, 2, 3, 6, 0, 0}));
+  std::vector<double> histogram(3 * gm::clans_histogram_bins);
+  seen.histogram = gm::view(histogram, {3, gm::clans_histogram_bins});
+  CHECK(mentions(engine.try_clans_observe(seen), GMOE_INVALID_ARGUMENT, "axis: is missing"));
+}
+
 static void meters() {
   gm::MeterOptions options;
   options.source = gm::Source::mock;
@@ -180,6 +217,7 @@ static void exceptions() {
 int main() {
   engines();
   views();
+  clans();
   meters();
   monitors();
   bfloat16();
