@@ -892,7 +892,8 @@ class Recorder {
   /* The C handle, still owned by this object. */
   gmoe_recorder *handle() const noexcept { return handle_.get(); }
 
-  /* line: one JSON object. */
+  /* line: one JSON object, of kind step, names, baseline, trace or event; the names of a layer's experts:
+   * {"kind": "names", "layer": 0, "names": ["verbs", "numbers"], "given": [true, true]}. */
   Status try_log(const std::string &line) const { return Status::of(gmoe_recorder_log(handle(), line.c_str())); }
   Status try_mark() const { return Status::of(gmoe_recorder_mark(handle())); }
   Status try_flush() const { return Status::of(gmoe_recorder_flush(handle())); }

@@ -163,6 +163,9 @@ static void meters() {
   CHECK(recorder);
   CHECK(recorder->try_mark().ok() && recorder->try_flush().ok() && recorder->try_metrics());
   CHECK(mentions(recorder->try_log("no JSON"), GMOE_INVALID_ARGUMENT, ""));
+  CHECK(recorder->try_log(R"({"kind": "names", "layer": 0, "names": ["verbs", ""], "given": [true, false]})").ok());
+  CHECK(
+      mentions(recorder->try_log(R"({"kind": "names", "layer": 0, "names": "verbs"})"), GMOE_INVALID_ARGUMENT, "line"));
   CHECK(recorder->try_close().ok());
   CHECK(mentions(recorder->try_mark(), GMOE_INVALID_HANDLE, "recorder"));
   CHECK(!gm::try_record_csv("/nowhere/run.jsonl", "/nowhere/run.csv").ok());

@@ -38,7 +38,9 @@ impl Recorder {
     }
 
     /// Logs one line: a JSON object of kind step, names, baseline, trace or event. A step is what
-    /// ran since the step before. It does not wait for the disk or the meter.
+    /// ran since the step before. Names of experts are yours to give:
+    /// `{"kind": "names", "layer": 0, "names": ["verbs", "numbers"], "given": [true, true]}`.
+    /// It does not wait for the disk or the meter.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for what is no such object.

@@ -5,13 +5,16 @@ use std::net::TcpStream;
 
 use genesis_moe::{Error, Meter, Monitor, Recorder, Source};
 
+const RUN: &str = r#"{"name": "from-rust", "layers": [{"layer": 0, "experts": 2, "top_k": 1}]}"#;
+
 #[test]
 fn a_run_is_shown() {
     let monitor = Monitor::builder().address("127.0.0.1:0").build().unwrap();
     let meter = Meter::builder().source(Source::Mock).build().unwrap();
-    let recorder = Recorder::builder().meter(&meter).run(r#"{"name": "from-rust"}"#).build().unwrap();
+    let recorder = Recorder::builder().meter(&meter).run(RUN).build().unwrap();
     monitor.attach(&recorder).unwrap();
     recorder.log(r#"{"kind": "step", "step": 1, "tokens": 64, "loss": {"train": 2.5}}"#).unwrap();
+    recorder.log(r#"{"kind": "names", "layer": 0, "names": ["verbs", "numbers"], "given": [true, true]}"#).unwrap();
     recorder.flush().unwrap();
 
     let url = monitor.url().unwrap();
@@ -21,6 +24,7 @@ fn a_run_is_shown() {
     let mut answer = String::new();
     connection.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("from-rust"), "{answer}");
+    assert!(answer.contains("verbs") && answer.contains("numbers"), "the experts' names of the host: {answer}");
 }
 
 #[test]
