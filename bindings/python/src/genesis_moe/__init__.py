@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from genesis_moe.huggingface.injection import inject, inject_router
+    from genesis_moe.mitosis import MitosisOptions
     from genesis_moe.moe import MoE
     from genesis_moe.options import RouterOptions
     from genesis_moe.router import Router
@@ -70,6 +71,7 @@ _ERRORS = (
 _HOMES: dict[str, tuple[str, str | None]] = {
     "MoE": ("moe", "torch"),
     "Router": ("router", "torch"),
+    "MitosisOptions": ("mitosis.options", "torch"),
     "step": ("_step", "torch"),
     "report": ("_report", None),
     "RouterReport": ("_report", None),
@@ -102,6 +104,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidHandleError",
     "LibraryNotFoundError",
+    "MitosisOptions",
     "MoE",
     "Monitor",
     "NoDeviceError",

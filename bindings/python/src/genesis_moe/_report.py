@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from genesis_moe import _abi, _call
@@ -11,6 +11,8 @@ from genesis_moe.options import RouterOptions, router_struct
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from genesis_moe.mitosis.report import MitosisReport
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class RouterReport:
     """Share of slots that changed since previous_index; -1 without it."""
     non_finite_tokens: int
     """Tokens whose logits hold a NaN or infinity."""
+    mitosis: MitosisReport | None = None
+    """The tree and the events of a layer with max_experts."""
 
 
 _FIELDS = [field[0] for field in _abi.RouterReport._fields_[2:]]
@@ -71,8 +75,11 @@ def report(model: nn.Module) -> dict[str, RouterReport]:
     other: call it right after the batch of interest.
     """
     from genesis_moe import functional
+    from genesis_moe.mitosis.report import describe
+    from genesis_moe.moe import MoE
     from genesis_moe.router import Router
 
+    clans = {id(m.router): m.clans for m in model.modules() if isinstance(m, MoE) and m.clans is not None}
     reports = {}
     for name, module in model.named_modules():
         if isinstance(module, Router) and module.last_routing is not None:
@@ -80,4 +87,6 @@ def report(model: nn.Module) -> dict[str, RouterReport]:
             reports[name] = functional.report(
                 module.options, routing.logits, routing.index, module.last_price
             )
+            if (grown := clans.get(id(module))) is not None and module.price is not None:
+                reports[name] = replace(reports[name], mitosis=describe(grown, module.price))
     return reports

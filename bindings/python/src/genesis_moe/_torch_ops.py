@@ -1,7 +1,7 @@
 """The functional API on torch tensors: operators of the dispatcher, with gradients where there are any.
 
     genesis_moe::router_forward, router_backward, experts_forward, experts_backward,
-    clans_descend, clans_observe
+    clans_descend, clans_observe, clans_probe
 
 Each allocates its results in torch and hands pointers to the library. Below them is
 nothing for autograd or torch.compile to see, so each has a fake twin that only says
@@ -108,6 +108,12 @@ def observe(
     names = "hidden_states slot_index binding mean axis scale tokens skipped sum square power binding_sum"
     _check_tensors(names + " histogram", tensors)
     _apply("clans_observe", None, tensors, (num_slots,), False)
+
+
+def probe(grad_output: Tensor, tensors: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
+    """See genesis_moe.mitosis.probe."""
+    sums: Tensor = _apply("clans_probe", None, (grad_output, *tensors), options, False)
+    return sums
 
 
 def update(
@@ -250,6 +256,12 @@ _SCHEMAS = {
         "(Tensor hidden_states, Tensor slot_index, Tensor? binding, Tensor? mean, Tensor? axis, "
         "Tensor? scale, Tensor(a!)? tokens, Tensor(b!)? skipped, Tensor(c!)? sum, Tensor(d!)? square, "
         "Tensor(e!)? power, Tensor(f!)? binding_sum, Tensor(g!)? histogram, int num_slots) -> ()"
+    ),
+    # The candidate is an expert, or -1 for none; sums [3] float64, see genesis_moe.mitosis.probe.
+    "clans_probe": (
+        "(Tensor grad_output, Tensor hidden_states, Tensor top_k_index, Tensor top_k_weights, "
+        "Tensor gate_up_proj, Tensor? gate_up_bias, Tensor down_proj, Tensor? down_bias, Tensor candidate, "
+        f"Tensor direction, Tensor threshold, {_EXPERTS_OPTIONS}) -> Tensor"
     ),
     # wanted: gradients of the seven tensors of forward, in its order, but the index; those come back.
     "experts_backward": (
@@ -416,6 +428,41 @@ def _clans_observe(hidden_states: Tensor, *rest: Any) -> None:
     for written in rest[5:-1]:
         if written is not None:
             torch.autograd.graph.increment_version(written)
+
+
+def _probe_sums(grad_output: Tensor, *rest: Any) -> Tensor:
+    """Also the fake twin: it only allocates."""
+    return grad_output.new_zeros(3, dtype=torch.float64)
+
+
+def _clans_probe(
+    grad_output: Tensor, hidden_states: Tensor, index: Tensor, weights: Tensor, *rest: Any
+) -> Tensor:
+    *parameters, candidate, direction, threshold = rest[:7]
+    sums = _probe_sums(grad_output)
+    slot = int(candidate)
+    if slot < 0:
+        return sums
+    token, place = (index == slot).nonzero(as_tuple=True)
+    if not len(token):
+        return sums
+    # The candidate twice, as the experts 0 and 1 of a clan: the gradients of its two rows are wanted.
+    gate_up, gate_up_bias, down, down_bias = (
+        p if p is None else p.detach()[slot].expand(2, *p.shape[1:]).to(hidden_states.dtype)
+        for p in parameters
+    )
+    x, gates = hidden_states[token], weights[token, place][:, None]
+    root, children = index.new_tensor([-1], dtype=torch.int32), index.new_tensor([[0, 1]], dtype=torch.int32)
+    side, _ = _clans_descend(
+        x, torch.zeros_like(token)[:, None], root, children, direction[None], threshold, 2
+    )
+    experts = x, side, gates, gate_up, gate_up_bias, down, down_bias
+    _, z = _experts_forward(*experts, *rest[7:-1], 0, True)
+    wanted = [False, False, True, gate_up_bias is not None, True, down_bias is not None]
+    for gradient in _experts_backward(grad_output[token].to(x.dtype), *experts, z, *rest[7:-1], 0, wanted):
+        left, right = gradient.double().flatten(1)
+        sums += torch.stack([left @ right, left @ left, right @ right])
+    return sums
 
 
 def _require_dimensions(name: str, tensor: Tensor | None, dimensions: int) -> None:
@@ -625,3 +672,4 @@ def _plain_kernel(name: str) -> Callable[..., Any]:
 
 _register("clans_descend", _clans_descend, _clans_slots, _plain_kernel("clans_descend"))
 _register("clans_observe", _clans_observe, lambda *_: None, _plain_kernel("clans_observe"))
+_register("clans_probe", _clans_probe, _probe_sums, _plain_kernel("clans_probe"))

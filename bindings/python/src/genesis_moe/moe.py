@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from genesis_moe import functional
 from genesis_moe.errors import InvalidArgumentError
-from genesis_moe.options import ACTIVATIONS, number_of
+from genesis_moe.mitosis import growth
+from genesis_moe.mitosis.clans import Clans
+from genesis_moe.mitosis.options import MitosisOptions
+from genesis_moe.mitosis.probe import Probe
+from genesis_moe.options import ACTIVATIONS, experts_scalars, number_of
 from genesis_moe.router import Router
 from genesis_moe.routing import Routing
 
@@ -44,6 +48,8 @@ class MoE(nn.Module):
         activation: str = "silu",
         gated: bool = True,
         bias: bool = False,
+        max_experts: int | None = None,
+        mitosis: MitosisOptions | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         **router_options: Any,
@@ -54,7 +60,14 @@ class MoE(nn.Module):
             raise InvalidArgumentError(f"intermediate_size: {intermediate_size}, want at least 1")
         if shared_experts < 0:
             raise InvalidArgumentError(f"shared_experts: {shared_experts}, want at least 0")
+        if mitosis is not None and max_experts is None:
+            raise InvalidArgumentError("mitosis: was given without max_experts, so the layer cannot grow")
         if isinstance(router, Router):
+            if max_experts is not None:
+                raise InvalidArgumentError(
+                    f"max_experts: {max_experts}, but with a Router of your own a layer cannot grow; "
+                    f"want router='hamiltonian'"
+                )
             _check_router(router, hidden_size, num_experts, budget, router_options)
             self.router = router
         else:
@@ -66,8 +79,17 @@ class MoE(nn.Module):
                 budget=budget,
                 dtype=dtype,
                 device=device,
+                max_experts=max_experts,
                 **router_options,
             )
+        first, num_experts = num_experts, num_experts if max_experts is None else max_experts
+        self.clans = (
+            None
+            if max_experts is None
+            else Clans(max_experts, first, hidden_size, mitosis or MitosisOptions(), dtype, device)
+        )
+        if self.clans is not None:
+            self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
         self.num_experts, self.shared_experts = num_experts, shared_experts
         self.activation, self.gated = activation, gated
@@ -113,7 +135,12 @@ class MoE(nn.Module):
             )
         tokens = hidden_states.reshape(-1, self.hidden_size)
         routing = self.router(tokens)
-        output = self._experts("", tokens, routing.index, routing.weights)
+        index = routing.index
+        if self.clans is not None:
+            index = self.clans(tokens, routing)
+        output = self._experts("", tokens, index, routing.weights)
+        if self.clans is not None and self.training and torch.is_grad_enabled():
+            output = self._probed(output, tokens, index, routing.weights)
         if self.shared_experts:
             # Every token has every shared expert with weight 1.
             index = torch.arange(self.shared_experts, device=tokens.device).expand(tokens.shape[0], -1)
@@ -137,12 +164,30 @@ class MoE(nn.Module):
         )
         return output
 
+    def _probed(self, output: Tensor, tokens: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        assert self.clans is not None
+        options = experts_scalars(self.activation, self.gated, False, 1.702, 7.0)
+        experts = self.gate_up_proj, self.gate_up_proj_bias, self.down_proj, self.down_proj_bias
+        clans = self.clans
+        candidate = clans.candidate, clans.candidate_direction, clans.candidate_threshold
+        probed: Tensor = Probe.apply(  # type: ignore[no-untyped-call]
+            output, clans.probe, options, tokens.detach(), index, weights.detach(), *experts, *candidate
+        )
+        return probed
+
     def extra_repr(self) -> str:
         text = f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}"
         text += f", num_experts={self.num_experts}, activation={self.activation!r}"
+        if self.clans is not None:
+            text += f", max_experts={self.clans.slots}"
         if self.shared_experts:
             text += f", shared_experts={self.shared_experts}"
         return text
+
+
+def _after_loading(layer: MoE, incompatible_keys: Any) -> None:
+    """A checkpoint may be of a moment when children were young."""
+    growth.remember(layer)
 
 
 def _check_router(

@@ -39,6 +39,8 @@ class Router(nn.Module):
     1e-3 in mode deepseek. step_limit, gap_rate: see ``genesis_moe.functional.update``.
     initial_gap: the excitation gap before the first update, in units of u; the default
     lets nearly every token have a second expert, so that training starts from top_k.
+    max_experts: E is this, and all but num_experts begin closed, with a price of +inf, until
+    experts split and become independent; hamiltonian, solver "price". :class:`MoE` passes it on.
 
     Parameters: ``centroids`` [E, D] (mixtral, deepseek: the gate's weight [E, H]),
     ``projection`` [D, H], ``temperature`` [1], ``bias`` [E], or None where the mode has none.
@@ -84,6 +86,7 @@ class Router(nn.Module):
         step_limit: float = 0.02,
         gap_rate: float = 0.01,
         initial_gap: float = 0.25,
+        max_experts: int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -104,6 +107,18 @@ class Router(nn.Module):
             )
         if budget is not None and not 1 <= budget <= top_k:
             raise InvalidArgumentError(f"budget: {budget}, want between 1 and top_k = {top_k}")
+        if max_experts is not None:
+            if not hamiltonian or solver != "price":
+                raise InvalidArgumentError(
+                    f"max_experts: {max_experts}, but only mode 'hamiltonian' with solver 'price' can grow; "
+                    f"this is mode {mode!r} with solver {solver!r}"
+                )
+            if max_experts < num_experts:
+                raise InvalidArgumentError(
+                    f"max_experts: {max_experts}, want at least num_experts = {num_experts}"
+                )
+        self.open_experts = num_experts  # at first
+        num_experts = num_experts if max_experts is None else max_experts
         self.options = RouterOptions(
             mode=mode,
             binding=binding,
@@ -162,6 +177,7 @@ class Router(nn.Module):
                 self.bias.zero_()
             if self.price is not None:
                 self.price.zero_()
+                self.price[self.open_experts :] = math.inf
             if self.gap is not None:
                 self.gap.fill_(self.initial_gap)
             self.counts.zero_()

@@ -20,7 +20,7 @@ RECORD_VERSION = 1
 
 _MODES = ("hamiltonian", "mixtral", "deepseek")
 # Keyword arguments of Router that inject decides itself.
-_DECIDED = {"self", "hidden_size", "num_experts", "mode", "dtype", "device", "bias"}
+_DECIDED = {"self", "hidden_size", "num_experts", "mode", "dtype", "device", "bias", "max_experts"}
 _OPTIONS = [name for name in inspect.signature(Router.__init__).parameters if name not in _DECIDED]
 
 
@@ -62,6 +62,11 @@ def inject(model: nn.Module, router: str = "hamiltonian", **options: Any) -> nn.
         raise UnsupportedError(f"model: {type(model).__name__}, want a transformers.PreTrainedModel")
     if router not in _MODES:
         raise InvalidArgumentError(f"router: {router!r}, want one of {', '.join(map(repr, _MODES))}")
+    if options.get("max_experts") is not None:
+        raise UnsupportedError(
+            f"max_experts: {options['max_experts']}, but the experts of a transformers model have no room to grow; "
+            f"want gm.MoE(..., max_experts=...) layers in a model of your own"
+        )
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise InvalidArgumentError(f"options: {unknown[0]!r}, want any of {', '.join(_OPTIONS)}")
