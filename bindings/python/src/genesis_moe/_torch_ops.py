@@ -456,7 +456,7 @@ def _clans_probe(
     side, _ = _clans_descend(
         x, torch.zeros_like(token)[:, None], root, children, direction[None], threshold, 2
     )
-    experts = x, side, gates, gate_up, gate_up_bias, down, down_bias
+    experts: tuple[Any, ...] = x, side, gates, gate_up, gate_up_bias, down, down_bias
     _, z = _experts_forward(*experts, *rest[7:-1], 0, True)
     wanted = [False, False, True, gate_up_bias is not None, True, down_bias is not None]
     for gradient in _experts_backward(grad_output[token].to(x.dtype), *experts, z, *rest[7:-1], 0, wanted):

@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_doctor(commands)
     _add_compare(commands, chosen=arguments[:1] == ["compare"])
+    _add_mitosis(commands, chosen=arguments[:1] == ["mitosis"])
     _add_bench(commands)
     _add_monitor(commands)
     _add_baseline(commands)
@@ -105,6 +106,18 @@ def _add_compare(commands: Any, chosen: bool) -> None:
     # The study needs torch, which takes seconds to import: only when it is asked for.
     if chosen:
         study = importlib.import_module("genesis_moe.studies.compare")
+        study.add_arguments(parser)
+        parser.set_defaults(run=study.run)
+
+
+def _add_mitosis(commands: Any, chosen: bool) -> None:
+    parser = commands.add_parser(
+        "mitosis",
+        help="train a model whose experts split, beside its controls",
+        description="Does growth pay? Splitting experts against fixed numbers, random times and random experts.",
+    )
+    if chosen:
+        study = importlib.import_module("genesis_moe.studies.mitosis")
         study.add_arguments(parser)
         parser.set_defaults(run=study.run)
 

@@ -110,7 +110,8 @@ def first_axis(slots: int, width: int) -> Tensor:
     """Where power iterations begin: [slots, width] unit vectors, the same in every process."""
     numbers = np.random.default_rng([_SEED, slots, width]).standard_normal((slots, width))
     axis = torch.from_numpy(numbers)
-    return axis / axis.norm(dim=1, keepdim=True)
+    unit: Tensor = axis / axis.norm(dim=1, keepdim=True)
+    return unit
 
 
 def outlying(values: Tensor, spread: float) -> Tensor:

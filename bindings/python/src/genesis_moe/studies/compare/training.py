@@ -194,7 +194,7 @@ class Run:
         nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimizer.step()
         self.step += 1
-        gm.step(self.model, self.step / settings.steps)
+        gm.step(self.model, self.optimizer, self.step / settings.steps)
         seconds = time.perf_counter() - begin
 
         counts = self._counts()
@@ -382,7 +382,7 @@ def _library() -> dict[str, Any]:
 def _reports(model: nn.Module) -> dict[str, Any]:
     """The terms of H and the look of the routing, by layer, on the last forward."""
     return {
-        name: {key: _plain(value) for key, value in asdict(report).items()}
+        name: {key: _plain(value) for key, value in asdict(report).items() if key != "mitosis"}
         for name, report in gm.report(model).items()
     }
 
