@@ -106,3 +106,38 @@ def test_without_the_callback_prices_stay(tmp_path: Path) -> None:
 class _Nothing(gm.huggingface.GenesisCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+
+class Growing(torch.nn.Module):
+    """A language model with a layer that may grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(64, 16)
+        options = gm.MitosisOptions(
+            interval=4, window=1, cooldown=0, min_tokens=1, spread=0, max_cosine=1, null_percentile=1, ramp=2
+        )
+        self.layer = gm.MoE(16, 8, 4, max_experts=6, mitosis=options)
+        self.head = torch.nn.Linear(16, 64)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(self.layer(self.embedding(input_ids)))
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return {"loss": loss, "logits": logits}
+
+
+def test_experts_split_in_a_trainer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    growing, losses = Growing(), []
+
+    def held_out(model: Any) -> float:
+        row = Text()[0]["input_ids"][None]
+        losses.append(model(row, row)["loss"].item())
+        return float(losses[-1])
+
+    run = trainer(growing, tmp_path, gm.huggingface.GenesisCallback(held_out), save_strategy="no")
+    run.train()
+    report = gm.report(growing)["layer.router"].mitosis
+    assert "split" in {event.kind for event in report.events} and report.experts > 4
+    state = run.optimizer.state[growing.layer.down_proj]
+    assert torch.isfinite(state["exp_avg_sq"]).all() and growing.layer.clans.steps == STEPS
