@@ -63,7 +63,8 @@ def specialisation(model: LanguageModel, corpus: Corpus, wanted: int, how: Stabi
 
 
 def _sample(x: np.ndarray, number: int) -> np.ndarray:
-    return x[np.unique(np.linspace(0, len(x) - 1, min(number, len(x))).astype(int))]
+    chosen: np.ndarray = x[np.unique(np.linspace(0, len(x) - 1, min(number, len(x))).astype(int))]
+    return chosen
 
 
 def mutual_information(counts: np.ndarray, domains: np.ndarray) -> dict[str, float]:
