@@ -11,6 +11,7 @@ import numpy as np
 
 from genesis_moe import _engine
 from genesis_moe._library import check, library
+from genesis_moe.energy.families import events_between, family_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +58,7 @@ class Layers:
         self.names: list[str] = []
         self.numbers: list[int] = []
         self.routers: list[tuple[str, Any] | None] = []
+        self.modules: list[nn.Module] = []
         self.experts: list[int] = []
         self.top_k: list[int] = []
         routers = {name: module for name, module in model.named_modules() if isinstance(module, Router)}
@@ -68,10 +70,12 @@ class Layers:
             near = [key for key in routers if key.startswith((name.rpartition(".")[0], name))]
             router = max(near, key=lambda key: len(_common(key, name)), default=None)
             self.names.append(name)
+            self.modules.append(module)
             self.numbers.append(module.layer_number)
             self.routers.append(None if router is None else (router, routers[router]))
             self.experts.append(int(module.num_experts))
             self.top_k.append(0 if router is None else int(routers[router].top_k))
+        self._families = [family_of(module) for module in self.modules]
         self._before = [expert_work(number) for number in self.numbers]
         self._routing_seconds = 0.0
         self._timed = 0
@@ -101,10 +105,21 @@ class Layers:
         """For the header of a run."""
         return [
             {"layer": layer, "name": name, "experts": experts, "top_k": top_k}
-            for layer, (name, experts, top_k) in enumerate(
-                zip(self.names, self.experts, self.top_k, strict=True)
+            | ({} if family is None else {"clans": family.clans, "free": family.free})
+            for layer, (name, experts, top_k, family) in enumerate(
+                zip(self.names, self.experts, self.top_k, self._families, strict=True)
             )
         ]
+
+    def grown(self) -> list[dict[str, Any]]:
+        """The events of the layers that have split, promoted or lost an expert since the last call."""
+        lines: list[dict[str, Any]] = []
+        for layer, module in enumerate(self.modules):
+            before, after = self._families[layer], family_of(module)
+            if before is not None and after is not None and before != after:
+                lines += events_between(layer, before, after)
+                self._families[layer] = after
+        return lines
 
     def routing_seconds(self) -> float | None:
         """In routers since the last call; None when none was timed."""

@@ -119,6 +119,8 @@ class EnergyRecorder:
         if self._layers is not None:
             due = self._report_every > 0 and (self._steps - 1) % self._report_every == 0
             line["layers"] = self._layers.step(with_report=due)
+            for event in self._layers.grown():
+                self.log(event)
             if routing_seconds is None:
                 routing_seconds = self._layers.routing_seconds()
             line["routing"] = {
