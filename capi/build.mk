@@ -55,14 +55,6 @@ $(BUILD_DIR)/.tags: FORCE
 	@mkdir -p $(BUILD_DIR)
 	@echo '$(LIBRARY_TAGS)' | cmp -s - $@ || echo '$(LIBRARY_TAGS)' >$@
 
-# The C programs under valgrind, with a library whose Go runtime tells valgrind about
-# Go's memory (build tag valgrind, about a minute to build). Leaks are not asked for: they
-# would be the garbage of Go. Preemption by signals is off: valgrind takes the frames that
-# it pushes for wild writes.
-check-valgrind:
-	$(MAKE) -f capi/build.mk LIBRARY=build/valgrind/libgenesis_moe.so EXTRA_TAGS=valgrind STRIP= BLAS_DIR=
-	@for source in examples/c/layer.c $(addprefix capi/testdata/,errors.c threads.c fork.c); do echo "valgrind: $$source"; \
-	  $(CC) -std=gnu99 -g -Iinclude $$source -o build/valgrind/program -Lbuild/valgrind -lgenesis_moe -Wl,-rpath,$(CURDIR)/build/valgrind -lm -lpthread \
-	  && GODEBUG=asyncpreemptoff=1 GENESIS_MOE_BLAS=gonum valgrind -q --error-exitcode=9 --suppressions=capi/testdata/valgrind.supp \
-	     build/valgrind/program >build/valgrind/log 2>&1 || { cat build/valgrind/log; exit 1; }; done
+check-valgrind: $(LIBRARY) ## the C and C++ programs under valgrind (minutes)
+	$(GO) test -count=1 -tags valgrind -timeout 60m -run Valgrind -v ./capi
 .PHONY: check-valgrind
