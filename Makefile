@@ -24,6 +24,8 @@ NVCC_PACKAGES  := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt
                   nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 SASS_PACKAGES  := nvidia-cuda-cuobjdump==13.2.51 nvidia-cuda-nvdisasm==13.2.51
 
+LIGHTNING_PACKAGES := lightning==2.6.6 pytorch-lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0
+
 # Looked up when it is used: $(wildcard) would remember that it was not there before set-up.
 BLAS_DIR     = $(shell ls -d $(VENV)/lib/python3*/site-packages/scipy_openblas32/lib 2>/dev/null)
 CUDA_HEADERS := $(TOOLS)/cuda/nvidia/cuda_runtime/include
@@ -111,6 +113,9 @@ setup-browser: ## a Chromium for the tests of the console's page, by apt where t
 test-python: build $(STAMPS)/editable ## Python tests
 	$(PY) -m pytest $(PYTEST_FLAGS) bindings/python/tests
 
+test-lightning: build $(STAMPS)/editable $(STAMPS)/lightning ## the callback in a Trainer of Lightning; not part of make test
+	PYTHONPATH=$(TOOLS)/lightning $(PY) -m pytest $(PYTEST_FLAGS) bindings/python/tests/energy/test_callbacks.py
+
 test-packages: build $(STAMPS)/packaging ## installed library, consumers of it, go get
 	$(GO) test -tags packages -timeout 15m ./packaging/...
 
@@ -180,6 +185,11 @@ $(STAMPS)/packaging: packaging/requirements.txt | $(VENV)/bin/uv
 	 $(VENV)/bin/uv venv -q --clear $(TOOLS)/packaging \
 	 && VIRTUAL_ENV=$(TOOLS)/packaging $(VENV)/bin/uv pip install -r packaging/requirements.txt && touch $@)
 
+# Beside the environment, not in it: its other needs are there already.
+$(STAMPS)/lightning: Makefile | $(VENV)/bin/uv
+	$(call quietly,Lightning,\
+	 rm -rf $(TOOLS)/lightning && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --no-deps --target $(TOOLS)/lightning $(LIGHTNING_PACKAGES) && touch $@)
+
 $(STAMPS)/pythons: packaging/pythons | $(VENV)/bin/uv
 	$(call quietly,the oldest and the newest Python here$(comma) with NumPy,\
 	 packaging/pythons $(TOOLS)/pythons $(CURDIR)/$(VENV)/bin/uv && touch $@)
@@ -212,5 +222,5 @@ include packaging/install.mk
 include packaging/wheel.mk
 include bindings/rust/build.mk
 
-.PHONY: help setup setup-browser build demo test bench tables docs study check fuzz format clean distclean test-go test-python test-packages test-wheel \
+.PHONY: help setup setup-browser build demo test bench tables docs study check fuzz format clean distclean test-go test-python test-packages test-wheel test-lightning \
         check-format check-go check-python check-race check-abi abi requirements
