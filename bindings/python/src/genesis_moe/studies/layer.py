@@ -371,7 +371,7 @@ def run(args: argparse.Namespace) -> int:
             dense = record.get("fraction_of_dense_rate")
             tail = f"  {dense:.0%} of dense" if dense else ""
             print(f"{dtype:9} {shape!s:22} T={count:<5} {record['passes']:17} {speedup}{tail}", flush=True)
-    result = {
+    result: dict[str, Any] = {
         "study": "layer",
         "tier": "cpu",
         "environment": environment(),
