@@ -98,7 +98,7 @@ ARMS: dict[str, Arm] = {
     )
 }  # fmt: skip
 
-NOT_RUN = {"hamiltonian-mitosis": "splitting experts is not in the library yet"}
+NOT_RUN = {"hamiltonian-mitosis": "growth has a study of its own, bench/mitosis"}
 
 
 LEARNING_RATES = (2e-3, 4e-3, 8e-3)
