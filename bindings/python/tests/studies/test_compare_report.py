@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -10,7 +11,7 @@ import genesis_moe as gm
 from genesis_moe.studies.compare import command, main
 from genesis_moe.studies.compare.arms import ARMS
 from genesis_moe.studies.compare.study import Plan, carry_out
-from genesis_moe.studies.compare.summary import markdown_table, rows, text_table
+from genesis_moe.studies.compare.summary import energy_label, markdown_table, rows, text_table
 from genesis_moe.studies.record import read_json
 
 NAMES = ("mixtral-top-2", "mixtral-lowered", "hamiltonian-1.25", "dense")
@@ -137,3 +138,11 @@ def test_conclusion_is_two_sentences_from_the_numbers(study, tmp_path):
     assert len(sentences) == 2
     assert "energy was not measured" in sentences[0]
     assert str(tmp_path / "compare.json") in sentences[1]
+
+
+def test_metered_runs_state_joules_per_token(study):
+    metered = copy.deepcopy(study[1])
+    for run in metered["runs"]:
+        run["energy"] = {"joules": 2.5 * run["tokens"], "source": "nvml_counter", "quality": "measured"}
+    label = energy_label(rows(metered)[0])
+    assert ", 2.5 J/token (measured, nvml_counter)" in label

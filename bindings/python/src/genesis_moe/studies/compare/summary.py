@@ -29,6 +29,7 @@ class Row:
     relative_seconds: float | None  # of the expert part of a step
     max_violation: float | None
     joules: float | None
+    joules_per_token: float | None  # of training
     energy_source: str | None  # of joules
     energy_quality: str | None
 
@@ -101,9 +102,15 @@ def _row(
             )
         ),
         joules=mean(lambda run: run["energy"]["joules"]),
+        joules_per_token=mean(_joules_per_token),
         energy_source=_only({run["energy"]["source"] for run in runs.values()}),
         energy_quality=_only({run["energy"]["quality"] for run in runs.values()}),
     )
+
+
+def _joules_per_token(run: dict[str, Any]) -> float | None:
+    joules: float | None = run["energy"]["joules"]
+    return None if joules is None else joules / run["tokens"]
 
 
 def _only(values: set[Any]) -> Any:
@@ -170,7 +177,8 @@ def energy_label(row: Row) -> str:
     """The energy with how it is known; "not measured" also when seeds had different meters."""
     if row.joules is None or row.energy_quality is None or row.energy_source is None:
         return "not measured"
-    return f"{row.joules:.0f} J ({row.energy_quality}, {row.energy_source})"
+    each = "" if row.joules_per_token is None else f", {row.joules_per_token:.3g} J/token"
+    return f"{row.joules:.0f} J{each} ({row.energy_quality}, {row.energy_source})"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
