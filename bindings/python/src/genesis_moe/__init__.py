@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from genesis_moe.energy import EnergyMeter, EnergyRecorder, ExpertNames, Reading
     from genesis_moe.errors import (
         AbiMismatchError,
+        DistributedError,
         DriverError,
         ForkedError,
         GenesisMoeError,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     "AbiMismatchError",
+    "DistributedError",
     "DriverError",
     "ForkedError",
     "GenesisMoeError",
@@ -94,6 +96,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
 
 __all__ = [
     "AbiMismatchError",
+    "DistributedError",
     "DriverError",
     "EnergyMeter",
     "EnergyRecorder",

@@ -52,6 +52,10 @@ class LibraryNotFoundError(GenesisMoeError, OSError):
     """The shared library was not found; the message lists each place tried."""
 
 
+class DistributedError(GenesisMoeError, RuntimeError):
+    """The ranks of a process group could not work together: one died, stalls, or differs from the others."""
+
+
 # By gmoe_status.
 BY_STATUS: dict[int, type[GenesisMoeError]] = {
     1: InvalidArgumentError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from genesis_moe import functional
+from genesis_moe.distributed.expert_parallel import ExpertParallel
+from genesis_moe.distributed.scaling import local_experts
 from genesis_moe.errors import InvalidArgumentError
 from genesis_moe.mitosis import growth
 from genesis_moe.mitosis.clans import Clans
@@ -93,6 +96,8 @@ class MoE(nn.Module):
         self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
         self.num_experts, self.shared_experts = num_experts, shared_experts
         self.activation, self.gated = activation, gated
+        self.expert_parallel: ExpertParallel | None = None  # set by genesis_moe.distributed.shard_experts
+        self.expert_gradient_scale = 1.0
         self.layer_number = 0  # that the work of the routed experts is counted under; 0: it is not
         rows = 2 * intermediate_size if gated else intermediate_size
         for prefix, experts in (("", num_experts), ("shared_", shared_experts)):
@@ -138,26 +143,37 @@ class MoE(nn.Module):
         index = routing.index
         if self.clans is not None:
             index = self.clans(tokens, routing)
-        output = self._experts("", tokens, index, routing.weights)
-        if self.clans is not None and self.training and torch.is_grad_enabled():
-            output = self._probed(output, tokens, index, routing.weights)
-        if self.shared_experts:
-            # Every token has every shared expert with weight 1.
-            index = torch.arange(self.shared_experts, device=tokens.device).expand(tokens.shape[0], -1)
-            output = output + self._experts(
-                "shared_", tokens, index, torch.ones_like(index, dtype=torch.float32)
+        shared = self._shared if self.shared_experts else None
+        if self.expert_parallel is None:
+            output = self._experts("", tokens, index, routing.weights)
+            if self.clans is not None and self.training and torch.is_grad_enabled():
+                output = self._probed(output, tokens, index, routing.weights)
+            output = output if shared is None else output + shared(tokens)
+        else:
+            output = self.expert_parallel(
+                tokens,
+                index,
+                routing.weights,
+                functools.partial(self._experts, ""),
+                self._local_parameters,
+                None if shared is None else functools.partial(shared, tokens),
             )
         return output.reshape(hidden_states.shape)
+
+    def _shared(self, tokens: Tensor) -> Tensor:
+        # Every token has every shared expert with weight 1.
+        index = torch.arange(self.shared_experts, device=tokens.device).expand(tokens.shape[0], -1)
+        return self._experts("shared_", tokens, index, torch.ones_like(index, dtype=torch.float32))
 
     def _experts(self, prefix: str, tokens: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         output: Tensor = functional.experts(
             tokens,
             index,
             weights,
-            getattr(self, f"{prefix}gate_up_proj"),
-            getattr(self, f"{prefix}down_proj"),
-            gate_up_bias=getattr(self, f"{prefix}gate_up_proj_bias"),
-            down_bias=getattr(self, f"{prefix}down_proj_bias"),
+            self._parameter(prefix, "gate_up_proj"),
+            self._parameter(prefix, "down_proj"),
+            gate_up_bias=self._parameter(prefix, "gate_up_proj_bias"),
+            down_bias=self._parameter(prefix, "down_proj_bias"),
             activation=self.activation,
             gated=self.gated,
             layer=0 if prefix else self.layer_number,
@@ -174,6 +190,17 @@ class MoE(nn.Module):
             output, clans.probe, options, tokens.detach(), index, weights.detach(), *experts, *candidate
         )
         return probed
+
+    def _local_parameters(self) -> list[Tensor]:
+        names = ("gate_up_proj", "down_proj", "gate_up_proj_bias", "down_proj_bias")
+        values = (self._parameter("", name) for name in names)
+        return [value for value in values if value is not None]
+
+    def _parameter(self, prefix: str, name: str) -> Any:
+        value = getattr(self, prefix + name)
+        if value is None or prefix or self.expert_parallel is None:
+            return value
+        return local_experts(value, self.expert_gradient_scale)
 
     def extra_repr(self) -> str:
         text = f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}"

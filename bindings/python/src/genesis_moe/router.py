@@ -44,9 +44,9 @@ class Router(nn.Module):
 
     Parameters: ``centroids`` [E, D] (mixtral, deepseek: the gate's weight [E, H]),
     ``projection`` [D, H], ``temperature`` [1], ``bias`` [E], or None where the mode has none.
-    Buffers in the state_dict: ``price`` [E] and ``gap`` [1], float32 even in a bfloat16
-    model, as their steps are small. Buffers that are not: ``counts`` [E] and ``tokens`` [],
-    gathered while training until :func:`genesis_moe.step`.
+    Buffers: ``price`` [E] and ``gap`` [1], float32 even in a bfloat16 model, as their steps
+    are small. ``counts`` [E] and ``tokens`` [], gathered while training until
+    :func:`genesis_moe.step`, are no buffers: DDP would overwrite them with those of rank 0.
 
     Initial values: centroids of unit length in random directions; projection normal with
     standard deviation 1/sqrt(H); the gate's weight as ``nn.Linear``; prices zero.
@@ -58,8 +58,6 @@ class Router(nn.Module):
     bias: nn.Parameter | None
     price: Tensor | None
     gap: Tensor | None
-    counts: Tensor
-    tokens: Tensor
 
     def __init__(
         self,
@@ -154,9 +152,6 @@ class Router(nn.Module):
         gap = None if budget is None else torch.empty(1, dtype=precise, device=device)
         self.register_buffer("price", price)
         self.register_buffer("gap", gap)
-        counts = torch.zeros(num_experts, dtype=torch.int64, device=device)
-        self.register_buffer("counts", counts, persistent=False)
-        self.register_buffer("tokens", torch.zeros((), dtype=torch.int64, device=device), persistent=False)
         self.last_routing: Routing | None = None
         self._routed_price: Tensor | None = None
         self.reset_parameters()
@@ -180,8 +175,7 @@ class Router(nn.Module):
                 self.price[self.open_experts :] = math.inf
             if self.gap is not None:
                 self.gap.fill_(self.initial_gap)
-            self.counts.zero_()
-            self.tokens.zero_()
+            self._start_counting(self.centroids.device)
 
     @property
     def top_k(self) -> int:
@@ -205,9 +199,11 @@ class Router(nn.Module):
             temperature=self.temperature,
             gap=self.gap,
         )
-        if self.training:
-            self.counts += routing.counts
-            self.tokens += hidden_states.shape[0]
+        if self.training and not _is_recomputed():
+            if self._counts.device != routing.counts.device:  # loaded from meta, or dispatched
+                self._start_counting(routing.counts.device)
+            self._counts += routing.counts
+            self._tokens += hidden_states.shape[0]
         self.last_routing = routing
         self._routed_price = None
         return routing
@@ -271,8 +267,36 @@ class Router(nn.Module):
                     name,
                     old.to(new.device) if not old.is_meta else torch.empty_like(new, dtype=old.dtype),
                 )
+        device = fn(self._tokens).device
+        if device != self._tokens.device:
+            counts, tokens = self._counts, self._tokens
+            self._start_counting(device)
+            if not counts.is_meta:
+                self._counts.copy_(counts)
+                self._tokens.copy_(tokens)
         self.last_routing = self._routed_price = None
         return self
+
+    @property
+    def counts(self) -> Tensor:
+        """[E] int64: the tokens that chose each expert, on this rank, since the last step."""
+        self._leave_meta()
+        return self._counts
+
+    @property
+    def tokens(self) -> Tensor:
+        """[] int64: the tokens that were counted."""
+        self._leave_meta()
+        return self._tokens
+
+    def _leave_meta(self) -> None:
+        """Loaders that build on meta give real memory to parameters and buffers; to these we do."""
+        if self._counts.is_meta and not self.centroids.is_meta:
+            self._start_counting(self.centroids.device)
+
+    def _start_counting(self, device: torch.device) -> None:
+        self._counts = torch.zeros(self.num_experts, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros((), dtype=torch.int64, device=device)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: the last routing belongs to a graph, which does neither."""
@@ -296,3 +320,8 @@ class Router(nn.Module):
         if o.mode == "deepseek":
             shown["num_groups"], shown["top_k_groups"] = o.num_groups, o.top_k_groups
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def _is_recomputed() -> bool:
+    """Whether this forward repeats one for activation checkpointing: it then runs inside a backward."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

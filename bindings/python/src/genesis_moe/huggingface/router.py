@@ -70,7 +70,7 @@ class InjectedRouter(nn.Module):
             init.constant_(router.temperature, router.initial_temperature)
         if router.gap is not None:
             init.constant_(router.gap, router.initial_gap)
-        for tensor in (router.bias, router.price, router.counts, router.tokens):
+        for tensor in (router.bias, router.price):
             if tensor is not None:
                 init.zeros_(tensor)
 

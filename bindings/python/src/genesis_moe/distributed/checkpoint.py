@@ -1,0 +1,144 @@
+"""Checkpoints of a distributed training: whole or not there, for any number of ranks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from genesis_moe.errors import DistributedError, InvalidArgumentError
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+def save(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    extra: dict[str, Any] | None = None,
+    *,
+    keep: int = 2,
+) -> Path:
+    """Writes ``folder/step-N``: parameters, prices, gaps and the optimiser's state.
+
+    A collective: every rank calls it, with a folder that all of them see. Each rank writes its
+    own shards. The checkpoint has another name until every rank has written everything and it
+    is on disk, so one that was interrupted is never taken for a checkpoint, and replaces none.
+    Older ones than the last ``keep`` are removed afterwards.
+
+    extra: what else to keep, pickled; the same on every rank. Returns the checkpoint's path.
+    DistributedError on every rank if one cannot write.
+    """
+    if step < 0 or keep < 1:
+        raise InvalidArgumentError(f"step, keep: {step}, {keep}, want at least 0 and 1")
+    root = Path(folder)
+    path, partial = root / f"step-{step:09d}", root / f"partial-{step:09d}"
+    _on_first(lambda: _begin(root, partial), f"cannot write to {root}")
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state, "step": step, "extra": extra or {}}
+    try:
+        dcp.save(state, checkpoint_id=partial)
+    except dcp.CheckpointException as error:
+        raise DistributedError(f"checkpoint {path}: not written: {_first_failure(error)}") from error
+    _on_first(lambda: _publish(partial, path, keep), f"cannot write to {root}")
+    return path
+
+
+def latest(folder: str | os.PathLike[str]) -> Path | None:
+    """The newest whole checkpoint in a folder, or None."""
+    return next(reversed(_whole(Path(folder))), None)
+
+
+def load(
+    path: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]]:
+    """Loads a checkpoint of :func:`save` into a model and its optimiser, in place; returns step and extra.
+
+    A collective. The model may be spread over another number of ranks, or otherwise (one
+    process, DDP, FSDP2, sharded experts), than the one that was saved. InvalidArgumentError
+    if there is no whole checkpoint at path; DistributedError if it does not fit the model.
+    """
+    if not (Path(path) / ".metadata").is_file():
+        raise InvalidArgumentError(
+            f"path: {path} is no whole checkpoint; genesis_moe.distributed.latest() finds one"
+        )
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state, "step": 0, "extra": {}}
+    extra_keys = _keys_below(path, "extra")
+    state["extra"] = dict.fromkeys(extra_keys)
+    try:
+        dcp.load(state, checkpoint_id=path)
+    except (dcp.CheckpointException, RuntimeError, ValueError) as error:
+        raise DistributedError(f"checkpoint {path}: does not fit: {_first_failure(error)}") from error
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return state["step"], state["extra"]
+
+
+def _keys_below(path: str | os.PathLike[str], name: str) -> list[str]:
+    metadata = dcp.FileSystemReader(path).read_metadata()
+    found = {
+        place[1] for place in (metadata.planner_data or {}).values() if place[0] == name and len(place) > 1
+    }
+    return sorted(str(key) for key in found)
+
+
+def _whole(root: Path) -> list[Path]:
+    found = sorted(root.glob("step-*")) if root.is_dir() else []
+    return [path for path in found if _NAME.fullmatch(path.name) and (path / ".metadata").is_file()]
+
+
+def _begin(root: Path, partial: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(partial: Path, path: Path, keep: int) -> None:
+    for file in partial.iterdir():
+        _flush(file)
+    _flush(partial)
+    if path.exists():  # the same step again, after a restart: the new one takes its place
+        shutil.rmtree(path)
+    partial.rename(path)
+    _flush(path.parent)
+    for old in _whole(path.parent)[:-keep]:
+        shutil.rmtree(old)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _on_first(action: Any, what: str) -> None:
+    """Does something on rank 0; its failure is everybody's."""
+    together = dist.is_available() and dist.is_initialized()
+    failed: list[str | None] = [None]
+    if not together or dist.get_rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            failed[0] = str(error)
+    if together:
+        dist.broadcast_object_list(failed, src=0)
+    if failed[0] is not None:
+        raise DistributedError(f"checkpoint: {what}: {failed[0]}")
+
+
+def _first_failure(error: Exception) -> str:
+    failures = getattr(error, "failures", None)
+    if failures:
+        rank, (cause, _) = next(iter(failures.items()))
+        return f"rank {rank}: {cause}"
+    return str(error)

@@ -1,0 +1,44 @@
+"""A rank that dies, stalls or differs: every other rank says so, and says who, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from distributed import programs_faults as programs
+from distributed.ranks import Ranks
+
+
+def test_nan_on_one_rank(ranks: Ranks) -> None:
+    for message, unmoved in ranks.run(programs.not_finite, world=3):
+        assert "NaN or infinity in the routing weights on rank 1" in message and unmoved
+
+
+@pytest.mark.parametrize(
+    ("program", "wanted"),
+    [
+        (
+            programs.other_version,
+            "ranks differ in the version of genesis_moe: 0.1.0 on rank 0, 0.0.1 on rank 1",
+        ),
+        (programs.other_router, "ranks differ in the budget and rates of router router: (1.5, "),
+        (programs.fewer_routers, "ranks differ in the number of routers: 1 on rank 0, 0 on rank 1"),
+        (programs.parted_prices, "the prices and gaps of 2 ranks are not the same"),
+    ],
+)
+def test_ranks_that_differ(ranks: Ranks, program: Callable[[], str], wanted: str) -> None:
+    for message in ranks.run(program, world=2):
+        assert wanted in message
+
+
+@pytest.mark.parametrize("program", [programs.killed, programs.killed_in_the_layer])
+def test_a_killed_rank(program: Callable[[], str]) -> None:
+    ranks = Ranks(3)
+    try:
+        first, killed, last = ranks.answers(program)
+    finally:
+        ranks.close()
+    assert killed == (False, "ended")
+    for done, message in (first, last):
+        assert done and "rank 1 died or stalls" in message, message
