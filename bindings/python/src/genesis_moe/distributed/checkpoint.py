@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from genesis_moe.errors import DistributedError, InvalidArgumentError
 
+dcp: Any = torch.distributed.checkpoint  # what it exports it does not declare
 _NAME = re.compile(r"step-(\d+)")
 
 

@@ -95,7 +95,7 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tens
     As torch.nn.utils.clip_grad_norm_, for parameters of which some are DTensors on one mesh or
     several: each rank's shards are counted once. A collective; all ranks get the same number.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients: list[Any] = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.zeros(())
     squares: dict[tuple[Any, ...], Tensor] = {}

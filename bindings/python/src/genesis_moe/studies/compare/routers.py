@@ -80,7 +80,7 @@ class TopPRouter(gm.Router):
         keep[:, 0] = True
         self.last_routing = _thinned(routing, keep)
         if self.training:
-            self.counts += self.last_routing.counts - routing.counts
+            self.counts.add_(self.last_routing.counts - routing.counts)
         return self.last_routing
 
     def update(self, counts: Tensor, num_tokens: int, progress: float | None = None) -> None:
