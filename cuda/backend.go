@@ -35,7 +35,7 @@ func (backend) Open(id int32) (core.Session, error) {
 
 func (backend) Describe() map[string]any {
 	devices, err := driver.GPUs()
-	description := map[string]any{"driver": driver.Describe(), "devices": devices, "kernels": driver.Kernels()}
+	description := map[string]any{"driver": driver.Describe(), "devices": devices, "kernels": driver.Kernels(), "expert_kernels": describeExpertKernels()}
 	if err != nil {
 		description["devices"] = []driver.GPU{}
 		description["error"] = err.Error()

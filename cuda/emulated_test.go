@@ -52,6 +52,9 @@ func emulate(t testing.TB, launches []driver.Launch, seed uint64) {
 			Grid: [3]uint32{l.Grid.X, l.Grid.Y, l.Grid.Z}, Block: [3]uint32{l.Block.X, l.Block.Y, l.Block.Z},
 			Shared: l.SharedBytes, Seed: seed,
 		}
+		for _, m := range l.Maps {
+			require.NoError(t, kernels().Encode(unsafe.Add(l.Params, m.Offset), m.Address, m.Size, m.StrideBytes, m.Box))
+		}
 		require.NoError(t, kernels().Run(l.Kernel, how, l.Params))
 	}
 }

@@ -23,6 +23,7 @@ type expertsCall struct {
 
 	tokens, slots, pairs, hidden, experts, intermediate, gateUp int
 
+	hopper   bool // the kernels for Hopper are wanted where they suit
 	arena    arena
 	plan     *plan
 	launches []driver.Launch
@@ -58,6 +59,10 @@ func (c *expertsCall) open(d driver.Attributes, o *core.ExpertsOptions, ws core.
 	c.pairs, c.hidden = c.tokens*c.slots, int(x.Shape[1])
 	c.experts, c.gateUp = int(gateUpProj.Shape[0]), int(gateUpProj.Shape[1])
 	c.intermediate = int(downProj.Shape[2])
+	var err error
+	if c.hopper, err = c.wantsHopper(d); err != nil {
+		return err
+	}
 	c.arena = arena{base: ws.Base}
 	c.plan = newPlan(&c.arena, index, c.experts)
 	c.launches = c.plan.launches()

@@ -58,13 +58,13 @@ func backwardCall(d driver.Attributes, a *core.ExpertsBackwardArgs) (*expertsCal
 	}
 	if depth > 0 || g.wh.data != 0 {
 		layout := c.product(&g.product, dy, true, stackOf(a.DownProj).transposed(), c.intermediate, depth)
-		c.launch("gmoe_experts_activation_gradient"+layout, c.productGrid(&g.product), unsafe.Pointer(g))
+		parts = c.launchActivationGradient(g, layout)
 	}
 
 	if a.GradHiddenStates != nil {
 		p := &expertsProjectParams{output: c.scratchRows(c.hidden)}
 		layout := c.product(&p.product, g.dz, false, stackOf(a.GateUpProj).transposed(), c.hidden, c.gateUp)
-		c.launch("gmoe_experts_project"+layout, c.productGrid(&p.product), unsafe.Pointer(p))
+		c.launchProject(p, layout)
 		c.combine(p.output, expertsMatrix{}, matrixOf(a.GradHiddenStates))
 	}
 	if a.GradTopKWeights != nil {
@@ -99,7 +99,7 @@ func (c *expertsCall) weightGradient(gradient expertsStack, m, n int, a expertsM
 		aVector: flag(c.vector(a.data, a.column, a.row)), bVector: flag(c.vector(b.data, b.column, b.row)),
 		mTiles: int32(blocksOf(m, expertsTileSide)), nTiles: int32(blocksOf(n, expertsTileSide)),
 	}
-	c.launch("gmoe_experts_weight_gradient", c.grid(c.experts*int(p.mTiles)*int(p.nTiles)), unsafe.Pointer(p))
+	c.launchWeightGradient(p)
 }
 
 // biasGradient adds gradient[e] = the sum over the rows of e of source, or of w times their

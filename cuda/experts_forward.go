@@ -41,11 +41,11 @@ func forwardCall(d driver.Attributes, a *core.ExpertsForwardArgs) (*expertsCall,
 	}
 	up.product.halves = flag(a.Options.Gated && !a.Options.Interleaved)
 	layout := c.product(&up.product, matrixOf(a.HiddenStates), true, stackOf(a.GateUpProj), c.gateUp, c.hidden)
-	c.launch("gmoe_experts_gate_up"+layout, c.productGrid(&up.product), unsafe.Pointer(up))
+	c.launchGateUp(up, layout)
 
 	down := &expertsProjectParams{bias: matrixOf(a.DownBias), output: y}
 	layout = c.product(&down.product, h, false, stackOf(a.DownProj), c.hidden, c.intermediate)
-	c.launch("gmoe_experts_project"+layout, c.productGrid(&down.product), unsafe.Pointer(down))
+	c.launchProject(down, layout)
 
 	c.combine(y, matrixOf(a.TopKWeights), matrixOf(a.Output))
 	return c, nil

@@ -66,4 +66,7 @@ func TestParamsMirrorTheHeaders(t *testing.T) {
 	} {
 		requireMirrors(t, "experts_params.h", name, mirror)
 	}
+	requireMirrors(t, "experts_hopper_params.h", "HopperGateUpParams", hopperGateUpParams{})
+	requireMirrors(t, "experts_hopper_params.h", "HopperProjectParams", hopperProjectParams{})
+	requireMirrors(t, "experts_hopper_params.h", "HopperActivationGradientParams", hopperActivationGradientParams{})
 }

@@ -24,6 +24,11 @@ func (d *Device) launch(stream core.Stream, l *Launch) error {
 	if err != nil {
 		return err
 	}
+	for i := range l.Maps {
+		if err := d.encode(l, &l.Maps[i]); err != nil {
+			return err
+		}
+	}
 	config := &C.CUlaunchConfig{
 		gridDimX: C.uint(l.Grid.X), gridDimY: C.uint(l.Grid.Y), gridDimZ: C.uint(l.Grid.Z),
 		blockDimX: C.uint(l.Block.X), blockDimY: C.uint(l.Block.Y), blockDimZ: C.uint(l.Block.Z),
@@ -37,5 +42,22 @@ func (d *Device) launch(stream core.Stream, l *Launch) error {
 		return failure(status, "cuLaunchKernelEx", fmt.Sprintf("kernel %s on %s (grid %d x %d x %d of %d x %d x %d threads, %d bytes of shared memory)",
 			l.Kernel, d, l.Grid.X, l.Grid.Y, l.Grid.Z, l.Block.X, l.Block.Y, l.Block.Z, l.SharedBytes))
 	}
+	return nil
+}
+
+// encode writes a tensor map into the parameter of a launch.
+func (d *Device) encode(l *Launch, m *TensorMap) error {
+	const bytes, alignment = 128, 64
+	memory := &[bytes + alignment]byte{}
+	place := (alignment - uintptr(unsafe.Pointer(memory))%alignment) % alignment
+	step := &[3]uint32{1, 1, 1}
+	status := call(d.extra.tensorMapEncodeTiled, uintptr(unsafe.Pointer(&memory[place])), C.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, m.Address,
+		uintptr(unsafe.Pointer(&m.Size)), uintptr(unsafe.Pointer(&m.StrideBytes)), uintptr(unsafe.Pointer(&m.Box)), uintptr(unsafe.Pointer(step)),
+		C.CU_TENSOR_MAP_INTERLEAVE_NONE, C.CU_TENSOR_MAP_SWIZZLE_128B, C.CU_TENSOR_MAP_L2_PROMOTION_L2_128B, C.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+	if status != 0 {
+		return failure(status, "cuTensorMapEncodeTiled", fmt.Sprintf("kernel %s on %s (address %#x, sizes %v, strides of %v bytes, box %v)",
+			l.Kernel, d, m.Address, m.Size, m.StrideBytes, m.Box))
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Add(l.Params, m.Offset)), bytes), memory[place:])
 	return nil
 }

@@ -21,6 +21,7 @@ type functions struct {
 	exchangeStreamCaptureMode uintptr
 	getErrorName              uintptr
 	getErrorString            uintptr
+	tensorMapEncodeTiled      uintptr
 }
 
 // extra finds the functions in the loaded driver, once.
@@ -35,6 +36,7 @@ var extra = sync.OnceValues(func() (*functions, error) {
 		{"cuThreadExchangeStreamCaptureMode", &f.exchangeStreamCaptureMode},
 		{"cuGetErrorName", &f.getErrorName},
 		{"cuGetErrorString", &f.getErrorString},
+		{"cuTensorMapEncodeTiled", &f.tensorMapEncodeTiled},
 	} {
 		if *want.to = delayload.CUDA.Symbol(want.name); *want.to == 0 {
 			return nil, lacks(want.name)

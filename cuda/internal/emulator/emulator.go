@@ -55,6 +55,7 @@ type Library struct {
 	message  func() string
 	allocate func(bytes, align uintptr) unsafe.Pointer
 	free     func(unsafe.Pointer) int32
+	encode   func(tensorMap unsafe.Pointer, address uintptr, size *[3]uint64, stride *[2]uint64, box *[3]uint32) int32
 }
 
 // Open opens what [Compile] made. It stays open until the process ends.
@@ -68,6 +69,7 @@ func Open(path string) (*Library, error) {
 	purego.RegisterLibFunc(&l.message, handle, "gmoe_emulator_error")
 	purego.RegisterLibFunc(&l.allocate, handle, "gmoe_emulator_allocate")
 	purego.RegisterLibFunc(&l.free, handle, "gmoe_emulator_free")
+	purego.RegisterLibFunc(&l.encode, handle, "gmoe_emulator_encode")
 	return l, nil
 }
 
@@ -94,6 +96,17 @@ func (l *Library) Run(name string, how Launch, params unsafe.Pointer) error {
 	if l.launch(kernel, &how.Grid, &how.Block, how.Shared, params, how.Seed) != 0 {
 		return fmt.Errorf("%s: %s", name, l.message())
 	}
+	return nil
+}
+
+// Encode writes the map of a bfloat16 tensor to 128 bytes, as cuTensorMapEncodeTiled does.
+func (l *Library) Encode(to unsafe.Pointer, address uintptr, size [3]uint64, stride [2]uint64, box [3]uint32) error {
+	memory := l.Allocate(128, 64)
+	defer memory.Free()
+	if l.encode(memory.Pointer, address, &size, &stride, &box) != 0 {
+		return fmt.Errorf("a map of address %#x, sizes %v, strides of %v bytes, box %v", address, size, stride, box)
+	}
+	copy(unsafe.Slice((*byte)(to), 128), unsafe.Slice((*byte)(memory.Pointer), 128))
 	return nil
 }
 

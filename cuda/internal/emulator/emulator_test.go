@@ -161,6 +161,10 @@ func TestMistakes(t *testing.T) {
 		"gmoe_test_masks":           "waits for lanes 0xffffffff while lane",
 		"gmoe_test_outside_mask":    "reads lane 20, which is not in mask 0xffff",
 		"gmoe_test_too_much_shared": "of shared memory, of 232448",
+
+		"gmoe_test_phase_without_end": "waits for phase 0 of a barrier with 1 arrivals and 0 bytes missing, which do not come",
+		"gmoe_test_unpublished":       "arrives with copies that it did not publish",
+		"gmoe_test_too_many_arrive":   "more than 1 threads arrive",
 	} {
 		how := Launch{Block: [3]uint32{64}, Shared: 64 << 10}
 		if name != "gmoe_test_ended" && name != "gmoe_test_two_barriers" {

@@ -17,7 +17,7 @@ type kernel struct {
 
 // instructions counts those of a kernel's machine code.
 type instructions struct {
-	all, matrix, local int // local: loads and stores of local memory
+	all, matrix, bulk, local int // bulk: tiles copied by the tensor memory accelerator; local: on local memory
 }
 
 // problem says why a kernel is not accepted; empty when it is.
@@ -86,6 +86,8 @@ func count(code, name string) (n instructions) {
 		switch m[1] {
 		case "HMMA", "HGMMA":
 			n.matrix++
+		case "UTMALDG":
+			n.bulk++
 		case "LDL", "STL":
 			n.local++
 		}

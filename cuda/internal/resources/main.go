@@ -98,13 +98,15 @@ func render(kernels []kernel) []byte {
 
 Of compute capability 9.0 (sm_90a, nvcc 13.0.88): made by ` + "`make kernel-resources`" + `, compared by
 ` + "`make check-kernels`" + `. Static shared memory; what a launch asks for comes on top. Spills and local
-memory are refused, so there is no column for them. Matrix: products on the tensor cores (HMMA, HGMMA).
+memory are refused, so there is no column for them. Matrix: products on the tensor cores (HMMA, HGMMA); bulk:
+copies of tiles by the tensor memory accelerator (UTMALDG).
 
-| kernel | source | registers | shared bytes | instructions | matrix |
-| --- | --- | ---: | ---: | ---: | ---: |
+| kernel | source | registers | shared bytes | instructions | matrix | bulk |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
 `)
 	for _, k := range kernels {
-		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d |\n", k.name, k.source, k.registers, k.sharedBytes, k.instructions.all, k.instructions.matrix)
+		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d |\n", k.name, k.source, k.registers, k.sharedBytes, k.instructions.all, k.instructions.matrix, k.instructions.bulk)
 	}
+	b.WriteString(hopperTables(kernels))
 	return b.Bytes()
 }

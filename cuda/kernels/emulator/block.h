@@ -4,6 +4,8 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <functional>
+#include <map>
 #include <numeric>
 #include <random>
 #include <source_location>
@@ -28,14 +30,31 @@ struct AsyncCopy {
   uint32_t bytes, size; /* the first are copied, up to the size all others are 0 */
 };
 
+/* A barrier of hopper.h. */
+struct Barrier {
+  uint32_t arrivals, missing; /* of a phase */
+  int64_t bytes;              /* expected and not written */
+  uint32_t phase;             /* the parity of the phase that has not ended */
+
+  void turn() {
+    if (missing != 0 || bytes != 0) return;
+    missing = arrivals;
+    phase ^= 1;
+  }
+};
+
 struct Thread {
-  enum State { ready, at_barrier, at_collective, done } state;
+  enum State { ready, at_barrier, at_collective, at_phase, done } state;
   Fiber fiber;
   uint3 index;
   Line line;     /* where it waits */
   uint32_t mask; /* at_collective: the lanes it waits for */
   void *lane;    /* at_collective: what it brings */
   std::vector<std::vector<AsyncCopy>> copies; /* groups not waited for; the last is open */
+  bool unpublished;                           /* a copy was waited for since publish_shared */
+  std::vector<std::vector<std::function<void()>>> products; /* as copies */
+  const Barrier *barrier;                                   /* at_phase: which, and */
+  uint32_t parity;                                          /* the phase that is to end */
 };
 
 /* A GPU's limit of shared memory for one block, static and dynamic (compute capability 9.0). */
@@ -61,20 +80,31 @@ class Block {
       t.state = Thread::ready;
       t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
       t.copies.assign(1, {});
+      t.unpublished = false;
+      t.products.assign(1, {});
       t.fiber.start(enter);
     }
     std::vector<uint32_t> order(count);
     std::iota(order.begin(), order.end(), 0);
-    if (seed != 0) std::shuffle(order.begin(), order.end(), std::mt19937_64(seed + number));
+    barriers.clear();
+    bulk_.clear();
+    random_.seed(seed + number);
+    if (seed != 0) std::shuffle(order.begin(), order.end(), random_);
     for (bool progress = true; progress;) {
       progress = false;
+      while (seed != 0 && !bulk_.empty() && random_() % 2 == 0) run_bulk();
       for (uint32_t i : order) {
-        if (threads[i].state != Thread::ready) continue;
+        const Thread &t = threads[i];
+        if (t.state != Thread::ready && !(t.state == Thread::at_phase && t.barrier->phase != t.parity)) continue;
         progress = true;
         running = i;
         threadIdx = threads[i].index;
         threads[i].fiber.resume();
         if (error[0]) return false;
+      }
+      if (!progress && !bulk_.empty()) {
+        run_bulk();
+        progress = true;
       }
       if (!progress) progress = release_barrier();
       if (error[0]) return false;
@@ -113,6 +143,11 @@ class Block {
   }
   void *dynamic_shared() { return shared_; }
 
+  /* A copy that nobody waits for but a barrier. */
+  void later(std::function<void()> copy) { bulk_.push_back(std::move(copy)); }
+
+  std::map<const void *, Barrier> barriers;
+
   void (*body)(const void *params) = nullptr;
   const void *params = nullptr;
 
@@ -126,11 +161,17 @@ class Block {
       const Thread &t = threads[i];
       if (t.state == Thread::done) {
         other = &t;
-      } else if (first == nullptr || t.state == Thread::at_collective) {
+      } else if (first == nullptr || t.state == Thread::at_collective || t.state == Thread::at_phase) {
         first = &t;
       }
     }
     if (first == nullptr) return false;
+    if (first->state == Thread::at_phase) {
+      return fail(
+          "%s:%u: thread %u waits for phase %u of a barrier with %u arrivals and %lld bytes missing, which do not come",
+          first->line.file_name(), first->line.line(), flat(first->index), first->parity, first->barrier->missing,
+          static_cast<long long>(first->barrier->bytes));
+    }
     if (first->state == Thread::at_collective) {
       return fail("%s:%u: thread %u waits for lanes %#x of its warp, which do not come", first->line.file_name(),
                   first->line.line(), flat(first->index), first->mask);
@@ -149,9 +190,17 @@ class Block {
     for (uint32_t i = 0; i < count; i++) threads[i].state = Thread::ready;
     return true;
   }
+  void run_bulk() {
+    std::function<void()> copy = std::move(bulk_.front());
+    bulk_.erase(bulk_.begin());
+    copy();
+  }
+
   static uint32_t flat(uint3 i) { return i.x + blockDim.x * (i.y + blockDim.y * i.z); }
 
   uint32_t dynamic_bytes_ = 0;
+  std::vector<std::function<void()>> bulk_;
+  std::mt19937_64 random_;
   size_t used_ = 0;
   alignas(1024) unsigned char shared_[shared_limit];
 };

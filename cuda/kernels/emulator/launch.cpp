@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 
 #include "block.h"
+#include "tensor_map.h"
 
 using emulator::block;
 
@@ -32,10 +34,12 @@ int gmoe_emulator_launch(const gmoe_emulated_kernel *kernel, const uint32_t grid
                   std::to_string(kernel->max_threads));
   }
   std::lock_guard<std::mutex> lock(device);
-  /* A copy with everything behind it poisoned: a kernel that reads past its parameter sees it. */
-  std::string copy(static_cast<const char *>(params), kernel->params_bytes);
+  /* A copy, aligned as the device's, of just its size. */
+  std::unique_ptr<char, void (*)(void *)> copy(
+      static_cast<char *>(aligned_alloc(64, (kernel->params_bytes + 63) / 64 * 64)), free);
+  memcpy(copy.get(), params, kernel->params_bytes);
   block.body = kernel->body;
-  block.params = copy.data();
+  block.params = copy.get();
   block.error[0] = 0;
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {size[0], size[1], size[2]};
@@ -49,6 +53,12 @@ int gmoe_emulator_launch(const gmoe_emulated_kernel *kernel, const uint32_t grid
     }
   }
   return 0;
+}
+
+int gmoe_emulator_encode(void *map, uint64_t address, const uint64_t *size, const uint64_t *stride,
+                         const uint32_t *box) {
+  const uint32_t step[] = {1, 1, 1};
+  return gmoe_encode_map(map, 9, 3, address, size, stride, box, step, 0, 3, 2, 0);
 }
 
 const char *gmoe_emulator_error() { return message.c_str(); }

@@ -28,6 +28,10 @@ GMOE_EMULATOR_EXPORT int gmoe_emulator_launch(const struct gmoe_emulated_kernel 
                                               const void *params, uint64_t seed);
 GMOE_EMULATOR_EXPORT const char *gmoe_emulator_error(void);
 
+/* cuTensorMapEncodeTiled for emulated kernels: tensor_map.h. */
+GMOE_EMULATOR_EXPORT int gmoe_emulator_encode(void *map, uint64_t address, const uint64_t *size, const uint64_t *stride,
+                                              const uint32_t *box);
+
 /* Memory whose last byte is followed by a page that faults, as is the page before its first.
  * All bits are set (floats are NaN). Its address is a multiple of align; the bytes between its
  * end and the page, less than align, are checked by gmoe_emulator_free, which returns 1 if

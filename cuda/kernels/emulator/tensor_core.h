@@ -102,6 +102,7 @@ template <int groups>
 void copy_async_wait() {
   auto &copies = emulator::block.self().copies;
   while (copies.size() > groups + 1) {
+    emulator::block.self().unpublished |= !copies.front().empty();
     for (const emulator::AsyncCopy &c : copies.front()) {
       std::memcpy(c.to, c.from, c.bytes);
       std::memset(static_cast<char *>(c.to) + c.bytes, 0, c.size - c.bytes);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "../../kernels/emulator/launch.h"
+#include "../../kernels/emulator/tensor_map.h"
 #include "fake.h"
 
 #define FATBIN_MAGIC 0xba55ed50u
@@ -116,4 +117,14 @@ DRIVER_API int cuLaunchKernelEx(const launch_config *c, function *f, void **para
   fprintf(stderr, "fake libcuda: %s: %s\n", f->name, why());
   fake_lose(LAUNCH_FAILED);
   return LAUNCH_FAILED;
+}
+
+DRIVER_API int cuTensorMapEncodeTiled(void *map, unsigned type, uint32_t rank, void *address, const uint64_t *size,
+                                      const uint64_t *stride, const uint32_t *box, const uint32_t *step,
+                                      unsigned interleave, unsigned swizzle, unsigned promotion, unsigned fill) {
+  ENTER_CONTEXT();
+  return gmoe_encode_map(map, type, rank, (uintptr_t)address, size, stride, box, step, interleave, swizzle, promotion,
+                         fill)
+             ? INVALID_VALUE
+             : SUCCESS;
 }

@@ -50,6 +50,12 @@ def test_agrees_with_the_float64_reference(driver: Path, check: str) -> None:
     assert on_fake_gpu(driver, check, FAKE_CUDA_SEED="3") == "agree"
 
 
+def test_kernels_for_hopper(driver: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert on_fake_gpu(driver, "experts_bfloat16", log, GENESIS_MOE_EXPERT_KERNELS="hopper") == "agree"
+    assert "kernel gmoe_experts_hopper_gate_up_" in log.read_text()
+
+
 def test_refusals(driver: Path) -> None:
     other, missing, small = on_fake_gpu(driver, "experts_refusals").split("\n")
     assert other.startswith("gate_up_proj: is on cuda:1, want cuda:0")

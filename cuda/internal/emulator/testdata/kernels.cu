@@ -1,5 +1,5 @@
 /* Kernels that use every part of the emulator, and some that are wrong on purpose. */
-#include "../../../kernels/simt.h"
+#include "../../../kernels/hopper.h"
 
 namespace {
 
@@ -139,4 +139,31 @@ GMOE_KERNEL(gmoe_test_too_much_shared, Params, 32) {
     char bytes[200 << 10];
   };
   shared_memory<Large>().bytes[threadIdx.x] = 0;
+}
+
+/* Nobody arrives. */
+GMOE_KERNEL(gmoe_test_phase_without_end, Params, 64) {
+  uint64_t *barrier = dynamic_shared_memory<uint64_t>();
+  if (threadIdx.x == 0) hopper::barrier_init(barrier, 2);
+  __syncthreads();
+  if (threadIdx.x == 0) hopper::barrier_arrive(barrier);
+  hopper::barrier_wait(barrier, 0);
+}
+
+/* Says that a copy is there, which the products would not see. */
+GMOE_KERNEL(gmoe_test_unpublished, Params, 64) {
+  uint64_t *barrier = dynamic_shared_memory<uint64_t>();
+  if (threadIdx.x == 0) hopper::barrier_init(barrier, 64);
+  __syncthreads();
+  copy_async(barrier + 2 + 2 * threadIdx.x, p.in + 4 * (threadIdx.x % 8));
+  copy_async_commit();
+  copy_async_wait<0>();
+  hopper::barrier_arrive(barrier);
+}
+
+/* Arrives once too often. */
+GMOE_KERNEL(gmoe_test_too_many_arrive, Params, 64) {
+  uint64_t *barrier = dynamic_shared_memory<uint64_t>();
+  if (threadIdx.x == 0)
+    hopper::barrier_init(barrier, 1), hopper::barrier_expect(barrier, 16), hopper::barrier_arrive(barrier);
 }

@@ -10,5 +10,10 @@ that fails, hangs or loses the device does not hide the others:
 ``tests``         the tests of PyTorch and transformers on CUDA (bindings/python/tests/cuda)
 ``benchmark``     the layer beside grouped_mm and dense products, up to 32768 tokens
 ``sanitizer``     compute-sanitizer's memcheck, racecheck and synccheck over small shapes
+``hopper``        the experts again with ``GENESIS_MOE_EXPERT_KERNELS=hopper``, and which kernels ran
+``hopper_benchmark``  the benchmark again with them
 ==============  ================================================================================
+
+Where the kernels for Hopper fail: the steps before them do not use them; ``--steps facts,hopper`` runs
+them alone, each case names what differs, and a kernel that waits for ever ends itself after 20 seconds.
 """

@@ -22,11 +22,11 @@ from torch import Tensor
 import genesis_moe as gm
 from genesis_moe.studies.gpu.cases import DEVICE
 from genesis_moe.studies.gpu.facts import smi
-from genesis_moe.studies.gpu.timing import milliseconds
+from genesis_moe.studies.gpu.timing import milliseconds, seconds_of_step
 from genesis_moe.studies.layer import Case, Shape, compare_outputs, runner
 from genesis_moe.studies.record import write_json
 
-SECONDS = 95  # after which no further size is begun; those left are listed as not run
+SECONDS = seconds_of_step(95)  # after which no further size is begun; those left are listed as not run
 SHAPES = (
     Shape(4096, 1024, 128, 8),
     Shape(1024, 512, 64, 8),

@@ -27,9 +27,10 @@ from genesis_moe.studies.gpu.cases import (
     wide,
     worst,
 )
+from genesis_moe.studies.gpu.timing import seconds_of_step
 from genesis_moe.studies.record import write_json
 
-SECONDS = 105  # after which no further case is begun; those left are listed as not run
+SECONDS = seconds_of_step(105)  # after which no further case is begun; those left are listed as not run
 
 EXPERTS = [
     Experts(1, 64, 32, 4, 2),

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from genesis_moe.studies.gpu.timing import seconds_of_step
 from genesis_moe.studies.record import write_json
 
-SECONDS = 105
+SECONDS = seconds_of_step(95)
 PLACES = ("/usr/local/cuda/bin/compute-sanitizer", "/usr/local/cuda/compute-sanitizer/compute-sanitizer")
 FOUND_SOMETHING = 86  # what the sanitizer exits with then
 
@@ -25,20 +26,25 @@ def main(path: Path) -> int:
         return 0
     start = time.monotonic()
     found: dict[str, Any] = {"program": program, "tools": {}}
-    for tool in ("memcheck", "racecheck", "synccheck"):
+    for tool, kernels in (
+        ("memcheck", "portable"),
+        ("racecheck", "portable"),
+        ("synccheck", "portable"),
+        ("memcheck", "hopper"),
+    ):
         left = SECONDS - (time.monotonic() - start)
-        found["tools"][tool] = outcome = (
-            run(program, tool, left) if left > 10 else {"status": "not run: no time left"}
+        found["tools"][f"{tool} {kernels}"] = outcome = (
+            run(program, tool, kernels, left) if left > 10 else {"status": "not run: no time left"}
         )
-        print(f"{tool}: {outcome['status']}")
+        print(f"{tool} {kernels}: {outcome['status']}")
         write_json(path, found)
     bad = [tool for tool, outcome in found["tools"].items() if outcome["status"] == "found errors"]
     return 1 if bad else 0
 
 
-def run(program: str, tool: str, seconds: float) -> dict[str, Any]:
+def run(program: str, tool: str, kernels: str, seconds: float) -> dict[str, Any]:
     # Without torch's cache each tensor is an allocation of its own, whose ends are watched.
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "GENESIS_MOE_EXPERT_KERNELS": kernels}
     command = [program, "--tool", tool, "--error-exitcode", str(FOUND_SOMETHING), "--print-limit", "20"]
     command += [sys.executable, "-m", "genesis_moe.studies.gpu.small"]
     start = time.monotonic()

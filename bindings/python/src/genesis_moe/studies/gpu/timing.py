@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+
+def seconds_of_step(otherwise: float) -> float:
+    """How long a step may begin new work: what it is given, less some to end in."""
+    return float(os.environ.get("GMOE_GPU_STEP_SECONDS", otherwise + 15)) - 15
 
 
 def milliseconds(function: Callable[[], Any], most: int = 20, seconds: float = 0.25) -> list[float]:

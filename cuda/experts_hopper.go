@@ -1,0 +1,170 @@
+package cuda
+
+import (
+	"os"
+	"sync"
+	"unsafe"
+
+	"github.com/genesis-moe/genesis-moe/core"
+	"github.com/genesis-moe/genesis-moe/cuda/driver"
+	"github.com/genesis-moe/genesis-moe/cuda/internal/hopper"
+)
+
+// expertKernelsVariable chooses the kernels of the experts' products in bfloat16, before the process
+// starts: portable, the default, or hopper, which have not yet run on a GPU. A call that the latter
+// cannot do, for its shape or its device, has the portable ones either way.
+const expertKernelsVariable = "GENESIS_MOE_EXPERT_KERNELS"
+
+const (
+	portableKernels = "portable"
+	hopperKernels   = "hopper"
+)
+
+// expertKernels is what the variable says.
+var expertKernels = sync.OnceValues(func() (string, error) { return parseExpertKernels(os.Getenv(expertKernelsVariable)) })
+
+func parseExpertKernels(text string) (string, error) {
+	switch text {
+	case "", portableKernels:
+		return portableKernels, nil
+	case hopperKernels:
+		return hopperKernels, nil
+	}
+	return "", core.Invalidf(expertKernelsVariable, "%q, want %s or %s", text, portableKernels, hopperKernels)
+}
+
+// wantsHopper reports whether this call is to have the kernels for Hopper.
+func (c *expertsCall) wantsHopper(d driver.Attributes) (bool, error) {
+	kernels, err := expertKernels()
+	return kernels == hopperKernels && c.elementBytes == 2 && d.ComputeMajor == 9 && d.ComputeMinor == 0, err
+}
+
+// suits reports whether rows can be copied and written 16 bytes at a time.
+func (c *expertsCall) suits(m expertsMatrix) bool {
+	return m.data == 0 || m.row >= 0 && c.vector(m.data, m.column, m.row)
+}
+
+// swiGLU reports whether the activation is the one that the kernels for Hopper have.
+func (c *expertsCall) swiGLU() bool {
+	o := c.options
+	return o.Activation == core.SiLU && o.Gated && !o.Interleaved && c.intermediate%8 == 0
+}
+
+// hopperProduct turns a product that product() has filled in into one for Hopper: tiles of its own width,
+// and the maps of the weights and of sorted rows. It reports false, and changes nothing, when the tensors do
+// not suit.
+func (c *expertsCall) hopperProduct(name string, p *expertsProduct) (columns int, maps []driver.TensorMap, ok bool) {
+	w := p.weights
+	along := w.column == 1
+	line := w.row
+	if !along {
+		line = w.column
+	}
+	if !c.hopper || p.rowsVector == 0 || p.weightsVector == 0 || p.columns%8 != 0 || p.depth%8 != 0 ||
+		p.columns == 0 || p.depth == 0 || c.pairs == 0 || c.experts == 0 ||
+		p.rows.row < 0 || line <= 0 || w.expert < 0 || 2*line >= 1<<40 || 2*w.expert >= 1<<40 {
+		return 0, nil, false
+	}
+	columns = hopper.Columns(name, int(p.columns))
+	p.columnTiles = int32(blocksOf(int(p.columns), columns))
+	if p.halves != 0 {
+		p.columnTiles = int32(blocksOf(int(p.columns/2), columns/2))
+	}
+	weights := driver.TensorMap{
+		Offset: unsafe.Sizeof(hopperMap{}), Address: w.data,
+		Size:        [3]uint64{uint64(p.depth), uint64(p.columns), uint64(c.experts)},
+		StrideBytes: [2]uint64{2 * uint64(line), 2 * uint64(w.expert)},
+		Box:         [3]uint32{hopper.Depth, uint32(columns / 2), 1},
+	}
+	if !along {
+		weights.Size[0], weights.Size[1] = weights.Size[1], weights.Size[0]
+		weights.Box[1] = hopper.Depth
+	}
+	maps = []driver.TensorMap{weights}
+	if p.rowPair == 0 {
+		maps = append(maps, driver.TensorMap{
+			Offset: 0, Address: p.rows.data,
+			Size:        [3]uint64{uint64(p.depth), uint64(c.pairs), 1},
+			StrideBytes: [2]uint64{2 * uint64(p.rows.row), 2 * uint64(p.rows.row) * uint64(c.pairs)},
+			Box:         [3]uint32{hopper.Depth, expertsTileSide, 1},
+		})
+	}
+	return columns, maps, true
+}
+
+// hopperLaunch adds the launch of a kernel for Hopper: one block for each multiprocessor, which stays.
+func (c *expertsCall) hopperLaunch(kernel string, columns, pieces int, params unsafe.Pointer, maps []driver.TensorMap) {
+	width := "_128"
+	if columns == 256 {
+		width = "_256"
+	}
+	l := launch(kernel+width, min(pieces, max(1, c.device.MultiProcessors)), hopper.Threads, params)
+	l.SharedBytes, l.Maps = uint32(hopper.SharedBytes(columns)), maps
+	c.launches = append(c.launches, l)
+}
+
+// launchGateUp adds the first product of the forward pass.
+func (c *expertsCall) launchGateUp(p *expertsGateUpParams, layout string) {
+	if c.swiGLU() && c.suits(p.preActivation) && c.suits(p.h) && (p.bias.data == 0 || p.bias.column == 1) {
+		of := &hopperGateUpParams{of: *p}
+		if columns, maps, ok := c.hopperProduct(hopper.GateUp, &of.of.product); ok {
+			c.hopperLaunch("gmoe_experts_hopper_gate_up"+layout, columns, c.plan.tiles*int(of.of.product.columnTiles), unsafe.Pointer(of), maps)
+			return
+		}
+	}
+	c.launch("gmoe_experts_gate_up"+layout, c.productGrid(&p.product), unsafe.Pointer(p))
+}
+
+// launchProject adds a product whose rows are sorted already.
+func (c *expertsCall) launchProject(p *expertsProjectParams, layout string) {
+	if c.suits(p.output) && (p.bias.data == 0 || p.bias.column == 1) {
+		of := &hopperProjectParams{of: *p}
+		if columns, maps, ok := c.hopperProduct(hopper.Project, &of.of.product); ok {
+			c.hopperLaunch("gmoe_experts_hopper_project"+layout, columns, c.plan.tiles*int(of.of.product.columnTiles), unsafe.Pointer(of), maps)
+			return
+		}
+	}
+	c.launch("gmoe_experts_project"+layout, c.productGrid(&p.product), unsafe.Pointer(p))
+}
+
+// launchActivationGradient adds the first product of the backward pass. It says into how many parts
+// <h, dh> was cut, for which there is room for one in every expertsTileSide columns.
+func (c *expertsCall) launchActivationGradient(p *expertsActivationGradientParams, layout string) (parts int) {
+	if c.swiGLU() && c.suits(p.preActivation) && c.suits(p.dz) && c.suits(p.wh) {
+		of := &hopperActivationGradientParams{of: *p}
+		if columns, maps, ok := c.hopperProduct(hopper.ActivationGradient, &of.of.product); ok {
+			c.hopperLaunch("gmoe_experts_hopper_activation_gradient"+layout, columns, c.plan.tiles*int(of.of.product.columnTiles), unsafe.Pointer(of), maps)
+			return int(of.of.product.columnTiles)
+		}
+	}
+	c.launch("gmoe_experts_activation_gradient"+layout, c.productGrid(&p.product), unsafe.Pointer(p))
+	return int(p.product.columnTiles)
+}
+
+// launchWeightGradient adds a gradient of weights.
+func (c *expertsCall) launchWeightGradient(p *expertsWeightGradientParams) {
+	of := *p
+	if of.gradient.column != 1 && of.gradient.row == 1 { // the transposed gradient is b^T a
+		of.a, of.b, of.m, of.n = of.b, of.a, of.n, of.m
+		of.aOfTokens, of.bOfTokens = of.bOfTokens, of.aOfTokens
+		of.gradient = of.gradient.transposed()
+	}
+	g := of.gradient
+	if c.hopper && c.pairs > 0 && of.m%8 == 0 && of.n%8 == 0 && of.aVector != 0 && of.bVector != 0 && of.a.row >= 0 && of.b.row >= 0 &&
+		c.vector(g.data, g.column, g.row, g.expert) {
+		columns := hopper.Columns(hopper.WeightGradient, int(of.n))
+		of.mTiles, of.nTiles = int32(blocksOf(int(of.m), expertsTileSide)), int32(blocksOf(int(of.n), columns))
+		c.hopperLaunch("gmoe_experts_hopper_weight_gradient", columns, c.experts*int(of.mTiles)*int(of.nTiles), unsafe.Pointer(&of), nil)
+		return
+	}
+	c.launch("gmoe_experts_weight_gradient", c.grid(c.experts*int(p.mTiles)*int(p.nTiles)), unsafe.Pointer(p))
+}
+
+// describeExpertKernels is what the doctor says of the choice.
+func describeExpertKernels() string {
+	kernels, err := expertKernels()
+	if err != nil {
+		return err.Error()
+	}
+	return kernels
+}

@@ -1,0 +1,186 @@
+/* Hopper's barriers, bulk copies and warpgroup products. Meanings: ../hopper.h.
+ *
+ * Operands are found as the hardware finds them: from the bits of the descriptor and of the instruction,
+ * through the swizzle, in what lies in shared memory. Stricter than a GPU:
+ *
+ *   - A product runs when it is waited for: sums read before are old, and a tile that was given back
+ *     before is read overwritten.
+ *   - A bulk copy runs as late as can be (seed 0), or at a time that the seed draws.
+ *   - Who arrives with copies that the products do not see yet (no publish_shared) ends the launch, and so
+ *     does a wait that nothing can end, a barrier that was not initialised, too many arrivals, a box at a
+ *     place that is not a multiple of 1024, and warps of a warpgroup that multiply different operands. */
+#ifndef GMOE_EMULATOR_HOPPER_H_
+#define GMOE_EMULATOR_HOPPER_H_
+
+#include "../hopper_map.h"
+#include "tensor_core.h"
+#include "tensor_map.h"
+
+namespace hopper {
+
+using emulator::Line;
+
+inline uint32_t place_of(const void *shared) {
+  return static_cast<uint32_t>(static_cast<const unsigned char *>(shared) -
+                               static_cast<const unsigned char *>(emulator::block.dynamic_shared()));
+}
+
+inline emulator::Barrier &barrier_at(uint64_t *barrier, Line here) {
+  auto found = emulator::block.barriers.find(barrier);
+  if (found == emulator::block.barriers.end()) {
+    emulator::block.fail("%s:%u: a barrier that was not initialised", here.file_name(), here.line());
+    emulator::block.stop();
+  }
+  return found->second;
+}
+
+inline void barrier_init(uint64_t *barrier, uint32_t arrivals) {
+  emulator::block.barriers[barrier] = {arrivals, arrivals, 0, 0};
+}
+inline void barrier_init_done() {}
+
+inline void arrive(uint64_t *barrier, uint32_t bytes, Line here) {
+  emulator::Barrier &b = barrier_at(barrier, here);
+  if (emulator::block.self().unpublished) {
+    emulator::block.fail("%s:%u: thread %u arrives with copies that it did not publish", here.file_name(), here.line(),
+                         threadIdx.x);
+    emulator::block.stop();
+  }
+  if (b.missing == 0) {
+    emulator::block.fail("%s:%u: more than %u threads arrive", here.file_name(), here.line(), b.arrivals);
+    emulator::block.stop();
+  }
+  b.missing--;
+  b.bytes += bytes;
+  b.turn();
+}
+inline void barrier_arrive(uint64_t *barrier, Line here = GMOE_EMULATOR_HERE) { arrive(barrier, 0, here); }
+inline void barrier_expect(uint64_t *barrier, uint32_t bytes, Line here = GMOE_EMULATOR_HERE) {
+  arrive(barrier, bytes, here);
+}
+
+inline void barrier_wait(uint64_t *barrier, uint32_t parity, Line here = GMOE_EMULATOR_HERE) {
+  emulator::Barrier &b = barrier_at(barrier, here);
+  while (b.phase == parity) {
+    emulator::block.self().barrier = &b;
+    emulator::block.self().parity = parity;
+    emulator::block.wait(emulator::Thread::at_phase, here);
+  }
+}
+
+inline void publish_shared() { emulator::block.self().unpublished = false; }
+
+inline void load_box(void *shared, const HopperMap &map, uint64_t *barrier, int32_t x, int32_t y, int32_t z,
+                     Line here = GMOE_EMULATOR_HERE) {
+  gmoe_emulated_map m;
+  std::memcpy(&m, &map, sizeof m);
+  uint32_t place = place_of(shared);
+  if (m.magic != GMOE_EMULATED_MAP || reinterpret_cast<uintptr_t>(&map) % 64 != 0 || place % 1024 != 0) {
+    emulator::block.fail(
+        "%s:%u: a box to place %u by the map at %p, want a map at a multiple of 64 and a place of 1024",
+        here.file_name(), here.line(), place, static_cast<const void *>(&map));
+    emulator::block.stop();
+  }
+  emulator::Barrier *b = &barrier_at(barrier, here);
+  unsigned char *to = static_cast<unsigned char *>(shared);
+  emulator::block.later([m, b, to, x, y, z] {
+    uint32_t line = 0;
+    for (uint32_t k = 0; k < m.box[2]; k++) {
+      for (uint32_t j = 0; j < m.box[1]; j++, line++) {
+        for (uint32_t i = 0; i < m.box[0]; i++) {
+          int64_t at[3] = {int64_t{x} + i, int64_t{y} + j, int64_t{z} + k};
+          uint16_t element = 0;
+          bool inside = true;
+          for (int d = 0; d < 3; d++) inside = inside && at[d] >= 0 && at[d] < static_cast<int64_t>(m.size[d]);
+          if (inside) {
+            std::memcpy(
+                &element,
+                reinterpret_cast<const char *>(m.address) + 2 * at[0] + at[1] * m.stride[0] + at[2] * m.stride[1], 2);
+          }
+          uint32_t place = line * m.box[0] * 2 + i * 2;
+          std::memcpy(to + (place ^ (place >> 7 & 7) << 4), &element, 2);
+        }
+      }
+    }
+    b->bytes -= static_cast<int64_t>(m.box[0]) * m.box[1] * m.box[2] * 2;
+    b->turn();
+  });
+}
+inline void prefetch_map(const HopperMap &) {}
+
+/* An element of an operand, as PTX ISA's canonical layouts of the 128-byte swizzle have it. */
+inline float operand_element(uint64_t descriptor, bool along, int side, int depth, Line here) {
+  uint32_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4;
+  uint32_t stride = (descriptor >> 32 & 0x3fff) << 4;
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) {
+    emulator::block.fail("%s:%u: an operand that is not swizzled by 128 bytes", here.file_name(), here.line());
+    emulator::block.stop();
+  }
+  uint32_t place = start;
+  if (along) {
+    place += side / 8 * stride + side % 8 * 128 + depth * 2;
+  } else {
+    place += side / 64 * leading + side % 64 * 2 + depth / 8 * stride + depth % 8 * 128;
+  }
+  place ^= (place >> 7 & 7) << 4;
+  uint16_t bits;
+  std::memcpy(&bits, static_cast<const char *>(emulator::block.dynamic_shared()) + place, 2);
+  return __bfloat162float({bits});
+}
+
+inline void products_begin(Line here = GMOE_EMULATOR_HERE) { __syncwarp(0xffffffffu, here); }
+inline void products_commit() { emulator::block.self().products.emplace_back(); }
+template <int groups>
+void products_wait() {
+  auto &products = emulator::block.self().products;
+  while (products.size() > groups + 1) {
+    for (auto &run : products.front()) run();
+    products.erase(products.begin());
+  }
+}
+
+template <int registers>
+void registers_give() {
+  static_assert(registers % 8 == 0 && registers >= 24 && registers <= 256);
+}
+template <int registers>
+void registers_take() {
+  static_assert(registers % 8 == 0 && registers >= 24 && registers <= 256);
+}
+
+template <bool a_along, bool b_along, size_t sums>
+void multiply(float (&d)[sums], uint64_t a, uint64_t b, Line here = GMOE_EMULATOR_HERE) {
+  struct Operands {
+    uint64_t a, b;
+  } mine{a, b};
+  emulator::collective(0xffffffffu, mine, here, [&](Operands **lanes) {
+    for (int i = 1; i < 32; i++) {
+      if (lanes[i]->a != lanes[0]->a || lanes[i]->b != lanes[0]->b) {
+        emulator::block.fail("%s:%u: lane %d multiplies other operands", here.file_name(), here.line(), i);
+        emulator::block.stop();
+      }
+    }
+  });
+  uint32_t thread = threadIdx.x;
+  emulator::block.self().products.back().push_back([&d, a, b, here, thread] {
+    int row = thread % 128 / 32 * 16 + thread % 32 / 4, pair = thread % 4;
+    float rows[2][16];
+    for (int k = 0; k < 16; k++) {
+      for (int lower = 0; lower < 2; lower++) rows[lower][k] = operand_element(a, a_along, row + 8 * lower, k, here);
+    }
+    for (size_t j = 0; j < sums / 4; j++) {
+      for (int i = 0; i < 2; i++) {
+        int column = static_cast<int>(8 * j) + 2 * pair + i;
+        for (int k = 0; k < 16; k++) {
+          float v = operand_element(b, b_along, column, k, here);
+          d[4 * j + i] += rows[0][k] * v;
+          d[4 * j + 2 + i] += rows[1][k] * v;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace hopper
+
+#endif

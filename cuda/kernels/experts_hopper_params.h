@@ -1,0 +1,34 @@
+/* Parameters of the experts' kernels for Hopper, and what their launches must know;
+ * ../experts_hopper_params.go mirrors them. Every size is a multiple of 8 elements, every address and
+ * stride one of 16 bytes. */
+#ifndef GMOE_EXPERTS_HOPPER_PARAMS_H_
+#define GMOE_EXPERTS_HOPPER_PARAMS_H_
+
+#include "experts_params.h"
+#include "hopper_map.h"
+
+/* Stages of a ring for tiles of 128 rows and so many columns: 192 KiB of the 227 that a block can have. */
+#define HOPPER_STAGES(columns) ((columns) == 256 ? 4 : 6)
+/* Its dynamic shared memory: the tiles, two barriers a stage, and room to begin at a multiple of 1024. */
+#define HOPPER_SHARED_BYTES(columns) (HOPPER_STAGES(columns) * ((128 + (columns)) * 128 + 16) + 1024)
+
+/* Of a thread, of the 65536 that a multiprocessor has: 128 threads fill, 256 multiply. */
+#define HOPPER_PRODUCER_REGISTERS 56
+#define HOPPER_CONSUMER_REGISTERS 224
+
+typedef struct {
+  HopperMap rows_map, weights_map; /* rows_map: of sorted rows only */
+  ExpertsGateUpParams of;
+} HopperGateUpParams;
+
+typedef struct {
+  HopperMap rows_map, weights_map;
+  ExpertsProjectParams of;
+} HopperProjectParams;
+
+typedef struct {
+  HopperMap rows_map, weights_map;
+  ExpertsActivationGradientParams of;
+} HopperActivationGradientParams;
+
+#endif
