@@ -336,6 +336,9 @@ def router(options: RouterOptions, dtype: np.dtype, tokens: int, device: int = 0
     there = tuple(None if a is None else Array(a, device) for a in (logits, index, price, None))
     got = compute(engine(_abi.CUDA, device, 0), options, there, view_of, queue_of(device))
     for name, want in vars(here).items():
+        if want is None:  # of layers whose experts split
+            assert getattr(got, name) is None, f"report: {name}"
+            continue
         assert np.isclose(getattr(got, name), want, rtol=1e-4, atol=1e-5), (
             f"report: {name} is {getattr(got, name)}, want {want}"
         )
