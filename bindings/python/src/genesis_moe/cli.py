@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_doctor(commands)
     _add_compare(commands, chosen=arguments[:1] == ["compare"])
     _add_mitosis(commands, chosen=arguments[:1] == ["mitosis"])
+    _add_calibrate(commands)
     _add_bench(commands)
     _add_monitor(commands)
     _add_baseline(commands)
@@ -120,6 +121,18 @@ def _add_mitosis(commands: Any, chosen: bool) -> None:
         study = importlib.import_module("genesis_moe.studies.mitosis")
         study.add_arguments(parser)
         parser.set_defaults(run=study.run)
+
+
+def _add_calibrate(commands: Any) -> None:
+    from genesis_moe.calibration import command
+
+    parser = commands.add_parser(
+        "calibrate",
+        help="make a dense Llama-family model sparse: shared and routed experts, without training",
+        description="Turns the MLPs of a dense model into shared and routed experts and says what it cost.",
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 def _add_bench(commands: Any) -> None:

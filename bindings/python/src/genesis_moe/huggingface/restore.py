@@ -32,6 +32,10 @@ def register(model_class: Any) -> None:
     def post_init_and_inject(self: Any) -> None:
         post_init(self)
         injection.restore(self)
+        if hasattr(self.config, "genesis_moe_calibration"):
+            from genesis_moe.calibration import restore as calibration
+
+            calibration.restore(self)
 
     @functools.wraps(initialize_weights)
     def initialize_weights_of_ours(self: Any, module: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,309 @@
+"""A dense model made sparse: what is kept, what is counted, what is refused, what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import genesis_moe as gm
+from genesis_moe.calibration import command, perceptrons
+from genesis_moe.calibration.clusters import balanced
+from genesis_moe.calibration.convert import _ridge, convert
+from genesis_moe.calibration.layer import SparseMLP
+from genesis_moe.calibration.options import CalibrationOptions
+
+SIZES = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
+}  # fmt: skip
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text")
+
+
+class Letters:
+    """A tokenizer of a token a character."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) % 96 for letter in text]}
+
+    def save_pretrained(self, folder: Path) -> None:
+        (Path(folder) / "letters.txt").write_text("a token a character")
+
+
+def words(seed: int, count: int = 12) -> list[str]:
+    draw = random.Random(seed)
+    return ["".join(draw.choice("abcde fgh\n") for _ in range(300)) for _ in range(count)]
+
+
+def make(family: str = "Llama", **changes: Any) -> Any:
+    config = getattr(transformers, f"{family}Config")(**(SIZES | changes))
+    name = {"Gemma3Text": "Gemma3ForCausalLM"}.get(family, f"{family}ForCausalLM")
+    return getattr(transformers, name)(config).eval()
+
+
+def calibrated(model: Any, texts: Any = None, **options: Any) -> gm.CalibrationReport:
+    wanted = {"active": 0.6, "length": 32, "tokens": 2048, "router_dim": 8} | options
+    return gm.calibrate(model, words(0) if texts is None else texts, tokenizer=Letters(), **wanted)
+
+
+IDS = torch.arange(24)[None] * 7 % 96
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_convert_save_load_and_generate(family: str, tmp_path: Path) -> None:
+    model = make(family)
+    report = calibrated(model, held_out={"other": words(1)}, held_out_tokens=128)
+    assert abs(report.active - 0.6) < 0.05
+    assert report.quality is not None and 0.5 < report.quality["ratio"] < 2
+    wanted = model(IDS).logits
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    assert sum(isinstance(m, SparseMLP) for m in loaded.modules()) == 2
+    torch.testing.assert_close(loaded(IDS).logits, wanted, rtol=0, atol=0)
+    # Prefill and decode with a cache equal all at once.
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    cached, whole = (loaded.generate(IDS, use_cache=use, **settings) for use in (True, False))
+    assert cached.tolist() == whole.tolist()
+
+
+def test_all_experts_are_the_dense_model() -> None:
+    model = make()
+    wanted = model(IDS).logits
+    one = perceptrons.find(model)[0]
+    x = torch.randn(256, 32)
+    with torch.no_grad():
+        dense = one.module(x)
+        plain = convert(
+            one, x, torch.ones(256), CalibrationOptions(active=1.0, router_dim=8, compensator="none"), 0
+        )
+        plain.module.router.centroids.zero_()
+        plain.module.router.bias[:-1] = plain.module.router.bias[-1] - 1.0
+        torch.testing.assert_close(plain.module(x), dense, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model(IDS).logits, wanted)
+
+
+def test_experts_chosen_are_those_above_the_threshold() -> None:
+    one = perceptrons.find(make())[0]
+    x = torch.randn(512, 32)
+    with torch.no_grad():
+        layer = convert(one, x, torch.ones(512), CalibrationOptions(active=0.5, router_dim=8), 0)
+        router = layer.module.router
+        routing = router(x)
+        logits = x @ router.projection.T @ router.centroids[:-1].T + router.bias[:-1]
+    threshold = float((router.bias[-1] - router.gap).detach())
+    clear = (logits - threshold).abs() > 1e-3
+    chosen = torch.zeros(512, layer.shape.num_experts + 2).scatter(1, routing.index, 1.0)[:, :-2] > 0
+    assert (chosen == (logits > threshold))[clear].all()
+    counts = chosen.sum(1).float()
+    assert counts.std() > 0.5, "tokens should differ in their experts"
+    assert abs(float(counts.mean()) - layer.shape.experts_for(0.5)) < 0.5
+
+
+def test_ridge_finds_a_linear_target() -> None:
+    x = torch.randn(2000, 16, dtype=torch.float64)
+    target = x @ torch.randn(16, 4, dtype=torch.float64) @ torch.randn(4, 12, dtype=torch.float64) + 3
+    router = _ridge(x, target, 4, 6.0)
+    assert float((router.logits(x) - target).abs().max()) < 0.05 * float(target.std())
+    assert abs(float((router.logits(x) >= router.threshold).sum(1).double().mean()) - 6.0) < 0.01
+
+
+def test_clusters_are_balanced_and_find_groups() -> None:
+    groups = torch.eye(6).repeat_interleave(8, dim=0) + 0.05 * torch.randn(48, 6)
+    order = torch.randperm(48)
+    features = torch.nn.functional.normalize(groups[order], dim=1)
+    best = max(
+        sum(
+            len(set((order[c] // 8).tolist())) == 1
+            for c in balanced(features, 6, torch.Generator().manual_seed(s))
+        )
+        for s in range(4)
+    )
+    found = balanced(features, 6, torch.Generator().manual_seed(0))
+    assert found.shape == (6, 8) and sorted(found.flatten().tolist()) == list(range(48))
+    assert best >= 4
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        {"experts": 0},
+        {"experts": 0, "score": "fluctuation", "compensator": "bias"},
+        {"router": "oracle"},
+        {"router": "representative"},
+    ],
+)
+def test_controls(control: dict[str, Any]) -> None:
+    report = calibrated(make(), held_out={"other": words(1)}, held_out_tokens=128, **control)
+    assert report.quality is not None and report.active < 0.65
+    assert all(0 <= layer.error < 1 for layer in report.layers)
+
+
+def test_oracle_loses_less_than_the_ridge_router() -> None:
+    one = perceptrons.find(make())[0]
+    x = torch.randn(4096, 32)
+    errors = {}
+    with torch.no_grad():
+        for router in ("oracle", "ridge"):
+            options = CalibrationOptions(active=0.5, router_dim=16, router=router, compensator="none")
+            errors[router] = convert(one, x, torch.ones(4096), options, 0).error
+    assert errors["oracle"] < errors["ridge"] < 0.5
+
+
+def test_report_is_json_and_a_page(tmp_path: Path) -> None:
+    report = calibrated(make(), held_out={"other": words(1)}, held_out_tokens=128)
+    report.save(tmp_path)
+    saved = json.loads((tmp_path / "calibration.json").read_text())
+    assert saved["active"] == report.active and saved["energy"]["source"] in gm.options.SOURCES
+    page = (tmp_path / "calibration.md").read_text()
+    assert "layers.1.mlp" in page and "| other |" in page
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genesis_moe.calibration import conversion
+
+    torch.manual_seed(1)
+    model = make()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = make()
+    whole.load_state_dict(state)
+    calibrated(whole)
+    calls = []
+
+    def killed(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return convert(*arguments)
+
+    monkeypatch.setattr(conversion, "convert", killed)
+    with pytest.raises(KeyboardInterrupt):
+        calibrated(model, work=tmp_path / "work")
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["layer-0000.pt"]
+    calibrated(model, work=tmp_path / "work")
+    assert len(calls) == 3  # only the second layer was converted again
+    torch.testing.assert_close(model(IDS).logits, whole(IDS).logits, rtol=0, atol=0)
+    with pytest.raises(gm.InvalidArgumentError, match="another model, text or other options"):
+        calibrated(make(), work=tmp_path / "work", active=0.7)
+
+
+def tied(model: Any) -> None:
+    first, second = (layer.mlp for layer in model.model.layers)
+    second.up_proj.weight = first.up_proj.weight
+
+
+def quantised(model: Any) -> None:
+    for layer in model.model.layers:
+        weight = layer.mlp.up_proj.weight
+        layer.mlp.up_proj.weight = torch.nn.Parameter(weight.to(torch.int8), requires_grad=False)
+
+
+def not_a_number(model: Any) -> None:
+    model.model.embed_tokens.weight.data[:] = float("nan")
+
+
+def infinite_weight(model: Any) -> None:
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (tied, "layers.1.mlp.up_proj shares its weight with layers.0.mlp.up_proj"),
+        (quantised, "quantised weights cannot be converted"),
+        (not_a_number, "activations that are NaN or infinite"),
+        (infinite_weight, "layers.1.mlp.up_proj has weights that are NaN or infinite"),
+    ],
+)
+def test_models_refused_are_left_alone(spoil: Any, message: str) -> None:
+    model = make()
+    spoil(model)
+    before = [layer.mlp for layer in model.model.layers]
+    with pytest.raises(gm.GenesisMoeError, match=message):
+        calibrated(model)
+    assert [layer.mlp for layer in model.model.layers] == before
+    assert not hasattr(model.config, "genesis_moe_calibration")
+
+
+def test_mlps_without_a_gate_are_refused() -> None:
+    config = transformers.PhiConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
+    )
+    with pytest.raises(gm.UnsupportedError, match="want a gated MLP"):
+        calibrated(transformers.PhiForCausalLM(config))
+    with pytest.raises(gm.UnsupportedError, match="has a bias"):
+        calibrated(make(mlp_bias=True))
+
+
+def test_calibrated_twice_is_refused() -> None:
+    model = make()
+    calibrated(model)
+    with pytest.raises(gm.InvalidArgumentError, match="calibrated already"):
+        calibrated(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"experts": 7}, "experts: 7 does not divide the 96 neurons"),
+        ({"active": 0.0}, "active: 0.0"),
+        ({"active": 0.1}, "active: 0.1, but the shared neurons"),
+        ({"experts": "many"}, "experts: 'many'"),
+        ({"shared": 1.5}, "shared: 1.5"),
+        ({"router": "best"}, "router: 'best'"),
+        ({"tokens": 0}, "tokens: 0"),
+    ],
+)
+def test_options_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(gm.InvalidArgumentError, match=message):
+        calibrated(make(), **options)
+
+
+def test_too_little_text_is_refused() -> None:
+    with pytest.raises(gm.InvalidArgumentError, match="texts: 5 tokens, want at least"):
+        calibrated(make(), texts=["abcde"])
+    with pytest.raises(gm.InvalidArgumentError, match="texts: a str"):
+        calibrated(make(), texts="abcde")
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    report = calibrated(model)
+
+    def full(*arguments: Any, **named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(report), "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        command.save(model, Letters(), report, tmp_path / "sparse")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tokenizers
+
+    from genesis_moe.cli import main
+
+    letters = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz \n")}
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(letters, unk_token="a"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="a").save_pretrained(
+        tmp_path / "dense"
+    )
+    make().save_pretrained(tmp_path / "dense")
+    (tmp_path / "text").write_text("".join(words(0)))
+    arguments = ["calibrate", str(tmp_path / "dense"), "--texts", str(tmp_path / "text"), "--active", "0.75"]
+    arguments += ["--length", "32", "--tokens", "1024", "--out", str(tmp_path / "sparse"), "--json"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["options"]["active"] == 0.75
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "sparse", "text"]
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "sparse")
+    assert sum(isinstance(module, SparseMLP) for module in loaded.modules()) == 2
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "exists; want a new folder" in capsys.readouterr().err
