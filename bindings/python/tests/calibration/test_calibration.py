@@ -65,6 +65,8 @@ def test_families_convert_save_load_and_generate(family: str, tmp_path: Path) ->
     loaded = type(model).from_pretrained(tmp_path).eval()
     assert sum(isinstance(m, SparseMLP) for m in loaded.modules()) == 2
     torch.testing.assert_close(loaded(IDS).logits, wanted, rtol=0, atol=0)
+    for router in (layer.mlp.router for layer in loaded.model.layers):
+        assert int(router.counts.abs().sum()) == 0 and int(router.tokens) == 0
     # Prefill and decode with a cache equal all at once.
     settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     cached, whole = (loaded.generate(IDS, use_cache=use, **settings) for use in (True, False))
@@ -238,6 +240,16 @@ def test_mlps_without_a_gate_are_refused() -> None:
         calibrated(transformers.PhiForCausalLM(config))
     with pytest.raises(gm.UnsupportedError, match="has a bias"):
         calibrated(make(mlp_bias=True))
+
+
+def test_step_leaves_the_fitted_choice_alone() -> None:
+    model = make()
+    calibrated(model)
+    wanted = model(IDS).logits
+    model.train()
+    model(IDS)
+    gm.step(model)
+    torch.testing.assert_close(model.eval()(IDS).logits, wanted, rtol=0, atol=0)
 
 
 def test_calibrated_twice_is_refused() -> None:

@@ -98,6 +98,9 @@ class SparseMLP(nn.Module):
                 router_dim=shape.router_dim,
                 bias=True,
                 temperature=1.0,
+                # gm.step leaves it alone: which experts a token has was fitted, not learnt.
+                price_rate=0.0,
+                gap_rate=0.0,
                 dtype=dtype,
                 device=device,
             )

@@ -17,6 +17,7 @@ from typing import Any
 
 from genesis_moe.huggingface import injection
 from genesis_moe.huggingface.router import InjectedRouter
+from genesis_moe.router import Router
 
 _WRAPPED = "_genesis_moe_wrapped"
 
@@ -39,7 +40,11 @@ def register(model_class: Any) -> None:
 
     @functools.wraps(initialize_weights)
     def initialize_weights_of_ours(self: Any, module: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(module, InjectedRouter):
+        if hasattr(self.config, "genesis_moe_calibration") and type(module) is Router:
+            # All else is in the checkpoint; these two never are.
+            module.counts.zero_()
+            module.tokens.zero_()
+        elif not isinstance(module, InjectedRouter):
             initialize_weights(self, module, *args, **kwargs)
         elif not getattr(module, "_is_hf_initialized", False):
             injection.uninitialized(self, module)

@@ -44,7 +44,7 @@ def page(record: dict[str, Any]) -> str:
         tokens = sorted({run["key"]["tokens"] for run in runs})
 
         def mean(key: str, reports: list[dict[str, Any]] = reports) -> float:
-            return statistics.mean(one["quality"][key] for one in reports)
+            return float(statistics.mean(one["quality"][key] for one in reports))
 
         lines.append(
             f"| {active:.0%} | {record['labels'][arm]} | {statistics.mean(one['active'] for one in reports):.1%} "
