@@ -267,7 +267,7 @@ class Router(nn.Module):
                     name,
                     old.to(new.device) if not old.is_meta else torch.empty_like(new, dtype=old.dtype),
                 )
-        device = fn(self._tokens).device
+        device = self.centroids.device  # the counts may still be on meta, which fn cannot move
         if device != self._tokens.device:
             counts, tokens = self._counts, self._tokens
             self._start_counting(device)

@@ -109,9 +109,7 @@ def _load(name: str) -> tuple[Any, Any]:
     if path.is_file():
         where["gguf_file"], path = path.name, path.parent
     try:
-        return (
-            AutoModelForCausalLM.from_pretrained(path, dtype="auto", **where).eval(),
-            AutoTokenizer.from_pretrained(path, **where),
-        )
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto", **where)
+        return model.eval(), AutoTokenizer.from_pretrained(path, **where)
     except (OSError, ValueError) as error:
         raise InvalidArgumentError(f"MODEL: {name}: {error}") from error

@@ -215,7 +215,8 @@ def _fill(
     neurons: Tensor,
     router: _RidgeRouter | None = None,
 ) -> SparseMLP:
-    module: Any = SparseMLP(shape)
+    sparse = SparseMLP(shape)
+    module: Any = sparse  # its parameters by name
     if shape.shared_size:
         module.shared_gate_up_proj.copy_(torch.cat([gate[shared], up[shared]])[None])
         module.shared_down_proj.copy_(down[:, shared][None])
@@ -230,4 +231,4 @@ def _fill(
         module.router.bias[-1] = ground
         module.router.gap.fill_(GROUND)
     module.bias.copy_(bias)
-    return module
+    return sparse

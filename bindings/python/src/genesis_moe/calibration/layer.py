@@ -108,7 +108,7 @@ class SparseMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = hidden_states.reshape(-1, self.shape.hidden_size)
-        output = self.bias.to(tokens.dtype)
+        output: Tensor = self.bias.to(tokens.dtype)
         activation = self.shape.activation
         if self.shared_gate_up_proj is not None:
             index = torch.zeros(tokens.shape[0], 1, dtype=torch.int64, device=tokens.device)

