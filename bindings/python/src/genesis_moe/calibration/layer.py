@@ -108,7 +108,8 @@ class SparseMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = hidden_states.reshape(-1, self.shape.hidden_size)
-        output: Tensor = self.bias.to(tokens.dtype)
+        bias: Any = self.bias
+        output: Tensor = bias.to(tokens.dtype)
         activation = self.shape.activation
         if self.shared_gate_up_proj is not None:
             index = torch.zeros(tokens.shape[0], 1, dtype=torch.int64, device=tokens.device)

@@ -85,7 +85,7 @@ def _check_projections(name: str, module: Any) -> None:
         )
     for part in _PARTS:
         linear: Any = getattr(module, part)
-        weight = getattr(linear, "weight", None)
+        weight: Any = getattr(linear, "weight", None)
         if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point or weight.dim() != 2:
             kind = f"{type(linear).__name__} of dtype {getattr(weight, 'dtype', None)}"
             raise UnsupportedError(
@@ -103,7 +103,7 @@ def _check_projections(name: str, module: Any) -> None:
             raise UnsupportedError(
                 f"model: {name}.{part} has dtype {weight.dtype}; quantised weights cannot be converted"
             )
-        if linear.bias is not None:
+        if getattr(linear, "bias", None) is not None:
             raise UnsupportedError(f"model: {name}.{part} has a bias, which the conversion does not keep")
         if not bool(torch.isfinite(weight).all()):
             raise InvalidArgumentError(f"model: {name}.{part} has weights that are NaN or infinite")
