@@ -23,7 +23,7 @@ def run(command: list[str], **options) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_python(number: int, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(programs("python")[number])
     output = run([sys.executable, str(tmp_path / "program.py")])
