@@ -1,4 +1,4 @@
-"""A rank that dies, stalls or differs: every other rank says so, and says who, in seconds."""
+"""A rank that dies or differs: every other rank says so, and says who, in seconds."""
 
 from __future__ import annotations
 
