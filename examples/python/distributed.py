@@ -1,7 +1,7 @@
-"""Trains layers whose experts are spread over processes; restarts from the last checkpoint.
+"""Trains layers whose experts are spread over processes; started again, it goes on from its last checkpoint.
 
 One process:  python examples/python/distributed.py
-Several:      torchrun --standalone --nproc-per-node 2 --max-restarts 1 examples/python/distributed.py FOLDER
+Several:      torchrun --standalone --nproc-per-node 2 examples/python/distributed.py FOLDER
 """
 
 import os
