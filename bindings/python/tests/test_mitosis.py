@@ -497,6 +497,7 @@ def test_a_kill_between_checkpoint_and_split_loses_nothing(tmp_path: Path) -> No
 
 def test_a_compiled_model_survives_splits_without_compiling_again() -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # which reset leaves, with the graphs of earlier tests
     layer = layer_of()
     eager = copy.deepcopy(layer)
     optimizer, its_optimizer = optimizer_of(layer), optimizer_of(eager)
