@@ -88,9 +88,9 @@ func (w *writer) writeTensor(name string, tensor vectors.Tensor) {
 		w.arrays++
 		fmt.Fprintf(&w.values, "static const double %s[] = {%s};\n", array, join(tensor.Values))
 	}
-	bits := map[string]int{"": 0, "int32": 32, "int64": 64}[tensor.DType]
-	fmt.Fprintf(&w.cases, "\n   {%q, %d, %d, {%s}, %d, %s}, ",
-		name, bits, len(tensor.Shape), join(tensor.Shape), len(tensor.Values), array)
+	dtype := map[string]string{"": "0", "int32": "'i'", "int64": "'l'", "float64": "'d'"}[tensor.DType]
+	fmt.Fprintf(&w.cases, "\n   {%q, %s, %d, {%s}, %d, %s}, ",
+		name, dtype, len(tensor.Shape), join(tensor.Shape), len(tensor.Values), array)
 }
 
 func join[N int64 | float64](numbers []N) string {

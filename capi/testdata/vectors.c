@@ -107,6 +107,21 @@ static const struct field experts_backward[] = {
     FFN_BACK(grad_down_proj),     FFN_BACK(grad_down_bias),    {NULL, 0, 0},
 };
 
+static const struct field clans_options[] = {FIELD(gmoe_clans_options, num_slots, 'i'), {NULL, 0, 0}};
+
+#define DESCEND(name) FIELD(gmoe_clans_descend_args, name, 't')
+static const struct field clans_descend[] = {
+    DESCEND(hidden_states), DESCEND(clan_index), DESCEND(root),        DESCEND(children), DESCEND(direction),
+    DESCEND(threshold),     DESCEND(slot_index), DESCEND(slot_counts), {NULL, 0, 0},
+};
+
+#define OBSERVE(name) FIELD(gmoe_clans_observe_args, name, 't')
+static const struct field clans_observe[] = {
+    OBSERVE(hidden_states), OBSERVE(slot_index),  OBSERVE(binding),   OBSERVE(mean), OBSERVE(axis),
+    OBSERVE(scale),         OBSERVE(tokens),      OBSERVE(skipped),   OBSERVE(sum),  OBSERVE(square),
+    OBSERVE(power),         OBSERVE(binding_sum), OBSERVE(histogram), {NULL, 0, 0},
+};
+
 static void *find(void *of, const struct field *fields, const char *name, char *kind) {
   for (; fields->name != NULL; fields++)
     if (strcmp(fields->name, name) == 0) {
@@ -136,7 +151,8 @@ static int used;
 
 /* Float32 beside bfloat16 hidden states. */
 static int is_wide(const char *name) {
-  static const char *const wide[] = {"bias", "price", "temperature", "gap", "top_k_weights", "logits", "price_out"};
+  static const char *const wide[] = {"bias",   "price",     "temperature", "gap",       "top_k_weights",
+                                     "logits", "price_out", "direction",   "threshold", "binding"};
   if (strncmp(name, "grad_", 5) == 0) name += 5;
   for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
     if (strcmp(name, wide[i]) == 0) return 1;
@@ -182,9 +198,11 @@ static void set_tensors(void *of, const struct field *fields, const struct vecto
     memset(pool[used].memory, 0, sizeof pool->memory);
     *t = tensor(pool[used].memory, kDLFloat, 64, tensors->ndim, (int64_t *)tensors->shape);
     used++;
-    if (tensors->integer_bits != 0) {
+    if (tensors->dtype == 'i' || tensors->dtype == 'l') {
       t->dtype.code = kDLInt;
-      t->dtype.bits = (uint8_t)tensors->integer_bits;
+      t->dtype.bits = tensors->dtype == 'i' ? 32 : 64;
+    } else if (tensors->dtype == 'd') {
+      t->dtype.bits = 64;
     } else if (dtype == FLOAT32 || (dtype == BFLOAT16 && is_wide(tensors->name))) {
       t->dtype.bits = 32;
     } else if (dtype == BFLOAT16) {
@@ -202,7 +220,7 @@ static void require_agreement(void *of, const struct field *fields, const struct
     char kind = 0;
     const DLTensor *got = *(const DLTensor **)find(of, fields, want->name, &kind);
     double largest = 1, tolerance = tolerances[dtype];
-    if (want->integer_bits != 0) tolerance = 0;
+    if (want->dtype != 0) tolerance = want->dtype == 'd' ? TOLERANCE_FLOAT64 : 0;
     if (strcmp(want->name, "price_out") == 0) tolerance = price_out_tolerance;
     for (size_t i = 0; i < want->elements; i++) largest = fmax(largest, fabs(want->values[i]));
     for (size_t i = 0; i < want->elements; i++)
@@ -316,6 +334,40 @@ static void pass_report(const struct vector_case *c) {
   }
 }
 
+static gmoe_status descend(const struct vector_case *c, gmoe_clans_descend_args *args, gmoe_clans_options *options) {
+  const gmoe_clans_descend_args empty = GMOE_CLANS_DESCEND_ARGS_INIT;
+  const gmoe_clans_options defaults = GMOE_CLANS_OPTIONS_INIT;
+  *args = empty, *options = defaults;
+  args->options = options;
+  set_numbers(options, clans_options, c->options);
+  set_tensors(args, clans_descend, c->inputs, 1);
+  set_tensors(args, clans_descend, c->outputs, 0);
+  return gmoe_clans_descend(engine, args);
+}
+
+static gmoe_status observe(const struct vector_case *c, gmoe_clans_observe_args *args, gmoe_clans_options *options) {
+  const gmoe_clans_observe_args empty = GMOE_CLANS_OBSERVE_ARGS_INIT;
+  const gmoe_clans_options defaults = GMOE_CLANS_OPTIONS_INIT;
+  *args = empty, *options = defaults;
+  args->options = options;
+  set_numbers(options, clans_options, c->options);
+  set_tensors(args, clans_observe, c->inputs, 1);
+  return gmoe_clans_observe(engine, args);
+}
+
+static void pass_clans(const struct vector_case *c) {
+  gmoe_clans_descend_args descent;
+  gmoe_clans_observe_args seen;
+  gmoe_clans_options options;
+  if (strcmp(c->operation, "descend") == 0) {
+    succeed(descend(c, &descent, &options));
+    require_agreement(&descent, clans_descend, c->outputs, 0);
+  } else {
+    succeed(observe(c, &seen, &options));
+    require_agreement(&seen, clans_observe, c->outputs, 0);
+  }
+}
+
 static void refuse(const struct vector_case *c) {
   gmoe_status status = GMOE_INTERNAL;
   gmoe_router_options router;
@@ -324,10 +376,15 @@ static void refuse(const struct vector_case *c) {
   gmoe_experts_forward_args run_args;
   gmoe_router_update_args update_args;
   gmoe_router_report out;
+  gmoe_clans_descend_args descend_args;
+  gmoe_clans_observe_args observe_args;
+  gmoe_clans_options clans;
   if (strcmp(c->operation, "router") == 0) status = route(c, &route_args, &router);
   if (strcmp(c->operation, "experts") == 0) status = run(c, &run_args, &experts);
   if (strcmp(c->operation, "update") == 0) status = update(c, &update_args, &router);
   if (strcmp(c->operation, "report") == 0) status = report(c, &out);
+  if (strcmp(c->operation, "descend") == 0) status = descend(c, &descend_args, &clans);
+  if (strcmp(c->operation, "observe") == 0) status = observe(c, &observe_args, &clans);
   if (status != c->status || strstr(gmoe_last_error(), c->names) == NULL) {
     fprintf(stderr, "%s: %s: %s\n want %s that names %s\n", now, gmoe_status_name(status), gmoe_last_error(),
             gmoe_status_name(c->status), c->names);
@@ -351,10 +408,11 @@ int main(void) {
   EACH(experts_cases, BFLOAT16, pass_experts);
   EACH(update_cases, FLOAT32, pass_update);
   EACH(report_cases, FLOAT32, pass_report);
+  EACH(clans_cases, BFLOAT16, pass_clans);
   EACH(refused_cases, FLOAT32, refuse);
   OK(gmoe_engine_destroy(engine));
   printf("%d cases\n", (int)(sizeof router_cases / sizeof *router_cases + sizeof experts_cases / sizeof *experts_cases +
                              sizeof update_cases / sizeof *update_cases + sizeof report_cases / sizeof *report_cases +
-                             sizeof refused_cases / sizeof *refused_cases));
+                             sizeof clans_cases / sizeof *clans_cases + sizeof refused_cases / sizeof *refused_cases));
   return 0;
 }

@@ -64,6 +64,17 @@ const Members<gm::ExpertsBackward> experts_backward{{M(grad_output), M(hidden_st
                                                      M(grad_gate_up_bias), M(grad_down_proj), M(grad_down_bias)}};
 #undef M
 
+#define M(name) MEMBER(gm::ClansDescend, name)
+const Members<gm::ClansDescend> clans_descend{
+    {M(hidden_states), M(clan_index), M(root), M(children), M(direction), M(threshold)},
+    {M(slot_index), M(slot_counts)}};
+#undef M
+#define M(name) MEMBER(gm::ClansObserve, name)
+const Members<gm::ClansObserve> clans_observe{
+    {M(hidden_states), M(slot_index), M(binding), M(mean), M(axis), M(scale)},
+    {M(tokens), M(skipped), M(sum), M(square), M(power), M(binding_sum), M(histogram)}};
+#undef M
+
 const std::map<std::string, double gm::Report::*> report_numbers{
     MEMBER(gm::Report, energy_bind), MEMBER(gm::Report, energy_entropy), MEMBER(gm::Report, energy_cost),
     MEMBER(gm::Report, energy),      MEMBER(gm::Report, max_violation),  MEMBER(gm::Report, load_cv),
@@ -107,6 +118,13 @@ gm::ExpertsOptions experts_options(const vector_case &c) {
   return o;
 }
 
+gm::ClansOptions clans_options(const vector_case &c) {
+  gm::ClansOptions o;
+  for (const vector_number *n = c.options; n->name != nullptr; n++)
+    if (std::string(n->name) == "num_slots") o.num_slots = static_cast<std::int32_t>(n->value);
+  return o;
+}
+
 using Memory = std::variant<std::vector<double>, std::vector<float>, std::vector<gm::bfloat16>,
                             std::vector<std::int32_t>, std::vector<std::int64_t>>;
 
@@ -131,7 +149,8 @@ struct Pass {
 
   bool wide(std::string name) const {
     if (name.rfind("grad_", 0) == 0) name = name.substr(5);
-    for (const char *one : {"bias", "price", "temperature", "gap", "top_k_weights", "logits", "price_out"})
+    for (const char *one : {"bias", "price", "temperature", "gap", "top_k_weights", "logits", "price_out", "direction",
+                            "threshold", "binding"})
       if (name == one) return true;
     return false;
   }
@@ -142,11 +161,11 @@ struct Pass {
     vector_tensor source = t;
     if (!with_values) source.elements = 0;
     Memory &made = memory[t.name];
-    if (t.integer_bits == 32)
+    if (t.dtype == 'i')
       made = filled<std::int32_t>(source, elements);
-    else if (t.integer_bits == 64)
+    else if (t.dtype == 'l')
       made = filled<std::int64_t>(source, elements);
-    else if (dtype == DType::float64)
+    else if (t.dtype == 'd' || dtype == DType::float64)
       made = filled<double>(source, elements);
     else if (dtype == DType::float32 || wide(t.name))
       made = filled<float>(source, elements);
@@ -180,7 +199,10 @@ struct Pass {
 
   void require_agreement(const vector_tensor *want) const {
     for (; want->name != nullptr; want++) {
-      double tolerance = want->integer_bits != 0 ? 0 : tolerance_of(dtype), largest = 1;
+      double tolerance = want->dtype == 0     ? tolerance_of(dtype)
+                         : want->dtype == 'd' ? TOLERANCE_FLOAT64
+                                              : 0,
+             largest = 1;
       if (std::string(want->name) == "price_out") tolerance = c.price_out_tolerance;
       for (std::size_t i = 0; i < want->elements; i++) largest = std::max(largest, std::fabs(want->values[i]));
       std::visit(
@@ -281,6 +303,27 @@ struct Pass {
     }
   }
 
+  gm::ClansDescend descent() {
+    gm::ClansDescend arguments;
+    arguments.options = clans_options(c);
+    give(arguments, clans_descend, c.inputs);
+    want(arguments, clans_descend, c.outputs);
+    return arguments;
+  }
+  gm::ClansObserve observation() {
+    gm::ClansObserve arguments;
+    arguments.options = clans_options(c);
+    give(arguments, clans_observe, c.inputs);
+    return arguments;
+  }
+  void clans() {
+    if (std::string(c.operation) == "descend")
+      engine.clans_descend(descent());
+    else
+      engine.clans_observe(observation());
+    require_agreement(c.outputs);
+  }
+
   /* Both ways of failing: a Status, and an exception. */
   void refused() {
     const std::string operation = c.operation;
@@ -291,6 +334,8 @@ struct Pass {
       if (operation == "experts") status = engine.try_experts_forward(run()), engine.experts_forward(run());
       if (operation == "update") status = engine.try_router_update(step()), engine.router_update(step());
       if (operation == "report") status = engine.try_router_report(seen()).error(), (void)engine.router_report(seen());
+      if (operation == "descend") status = engine.try_clans_descend(descent()), engine.clans_descend(descent());
+      if (operation == "observe") status = engine.try_clans_observe(observation()), engine.clans_observe(observation());
     } catch (const gm::Error &error) {
       thrown = error.status();
       if (error.what() != status.message()) fail(c, dtype, "throws another message than it returns");
@@ -322,6 +367,7 @@ int main() {
   cases += each(engine, experts_cases, DType::bfloat16, &Pass::experts);
   cases += each(engine, update_cases, DType::float32, &Pass::update);
   cases += each(engine, report_cases, DType::float32, &Pass::report);
+  cases += each(engine, clans_cases, DType::bfloat16, &Pass::clans);
   cases += each(engine, refused_cases, DType::float32, &Pass::refused);
   std::printf("%d cases\n", cases);
 }

@@ -1,5 +1,5 @@
 /* The cases of testdata/vectors as C data. The test writes vectors_data.h from the JSON:
- * arrays router_cases, experts_cases, update_cases, report_cases and refused_cases. */
+ * arrays router_cases, experts_cases, update_cases, report_cases, clans_cases and refused_cases. */
 #ifndef VECTORS_H_
 #define VECTORS_H_
 
@@ -13,7 +13,7 @@ struct vector_number {
 
 struct vector_tensor {
   const char *name;
-  int integer_bits; /* 0: floating */
+  char dtype; /* i int32, l int64, d float64; 0: floating, as the case is run in */
   int32_t ndim;
   int64_t shape[4];
   size_t elements;
@@ -24,7 +24,7 @@ struct vector_tensor {
 struct vector_case {
   const char *name, *operation;
   struct vector_number options[16], numbers[20];
-  struct vector_tensor inputs[12], outputs[8], grad_outputs[4], grad_inputs[8];
+  struct vector_tensor inputs[16], outputs[8], grad_outputs[4], grad_inputs[8];
   double price_out_tolerance;
   int32_t status;
   const char *names;

@@ -128,6 +128,8 @@ func (d door) requireAgreement(arguments any, tensors map[string]Tensor) {
 		}
 		tolerance, special := d.Case.Tolerances[name]
 		switch {
+		case t.DType == "float64":
+			tolerance = d.tolerances[t.DType]
 		case t.DType != "":
 			tolerance = 0
 		case !special:
@@ -246,6 +248,35 @@ func TestReport(t *testing.T) {
 	})
 }
 
+func (d door) descend() (core.ClansDescendArgs, error) {
+	arguments := core.ClansDescendArgs{}
+	d.set(&arguments.Options)
+	d.give(&arguments, d.Inputs)
+	d.want(&arguments, d.Outputs)
+	return arguments, router.Descend(d.engine, &arguments)
+}
+
+func (d door) observe() (core.ClansObserveArgs, error) {
+	arguments := core.ClansObserveArgs{}
+	d.set(&arguments.Options)
+	d.give(&arguments, d.Inputs)
+	return arguments, router.Observe(d.engine, &arguments)
+}
+
+func TestClans(t *testing.T) {
+	eachCase(t, "clans", all, func(d door) {
+		if d.Operation == "descend" {
+			descend, err := d.descend()
+			require.NoError(d, err)
+			d.requireAgreement(&descend, d.Outputs)
+			return
+		}
+		observe, err := d.observe()
+		require.NoError(d, err)
+		d.requireAgreement(&observe, d.Outputs)
+	})
+}
+
 // Hostile inputs are errors of the right code that name the argument.
 func TestRefused(t *testing.T) {
 	codes := map[string]core.Code{"INVALID_ARGUMENT": core.InvalidArgument, "UNSUPPORTED": core.Unsupported}
@@ -266,6 +297,10 @@ func TestRefused(t *testing.T) {
 			_, err = d.update()
 		case "report":
 			_, err = d.report()
+		case "descend":
+			_, err = d.descend()
+		case "observe":
+			_, err = d.observe()
 		}
 		var refusal *core.Error
 		require.True(d, errors.As(err, &refusal), "%v", err)

@@ -12,7 +12,7 @@ import (
 )
 
 // Files are the names of the files, without .json.
-var Files = []string{"router", "experts", "update", "report", "refused"}
+var Files = []string{"router", "experts", "update", "report", "clans", "refused"}
 
 // Tolerances are what a floating result may be off, by dtype.
 type Tolerances map[string]float64
@@ -29,7 +29,7 @@ type Case struct {
 	Status, Names   string
 }
 
-// Tensor is one tensor of a case; DType is empty for a floating one.
+// Tensor is one tensor of a case; DType is empty where it is the case's floating one.
 type Tensor struct {
 	DType  string
 	Shape  []int64
@@ -58,11 +58,13 @@ func (t Tensor) DTypeOf(name string, floating core.DType) core.DType {
 		return core.Int32
 	case t.DType == "int64":
 		return core.Int64
+	case t.DType == "float64":
+		return core.Float64
 	case floating != core.BFloat16:
 		return floating
 	}
 	switch strings.TrimPrefix(name, "grad_") {
-	case "bias", "price", "temperature", "gap", "top_k_weights", "logits", "price_out":
+	case "bias", "price", "temperature", "gap", "top_k_weights", "logits", "price_out", "direction", "threshold", "binding":
 		return core.Float32
 	}
 	return core.BFloat16

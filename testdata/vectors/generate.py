@@ -32,6 +32,8 @@ from genesis_moe import RouterOptions  # noqa: E402
 TOLERANCES = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 4e-2}
 MARGIN = 0.02  # how far every choice and kink is from flipping
 DIGITS = 13
+# What is float64 beside hidden states of any dtype.
+DOUBLE = ("mean", "axis", "scale", "tokens", "skipped", "sum", "square", "power", "binding_sum", "histogram")
 
 Record = dict[str, Any]
 
@@ -44,11 +46,13 @@ def grid(*shape: int, below: float = 2.0) -> Tensor:
 
 def record(tensors: dict[str, Tensor | None]) -> Record:
     """Tensors as JSON; those that are None are left out."""
-    return {name: _tensor(value) for name, value in tensors.items() if value is not None}
+    return {name: _tensor(name, value) for name, value in tensors.items() if value is not None}
 
 
-def _tensor(value: Tensor) -> Record:
+def _tensor(name: str, value: Tensor) -> Record:
     flat = value.detach().reshape(-1).tolist()
+    if name in DOUBLE:
+        return {"dtype": "float64", "shape": list(value.shape), "values": [_short(v) for v in flat]}
     if value.is_floating_point():
         return {"shape": list(value.shape), "values": [_short(v) for v in flat]}
     return {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "values": flat}
@@ -377,6 +381,107 @@ def report_cases() -> list[Record]:
     ]
 
 
+# ------------------------------------------------------------------ the clans
+
+
+def forest(hidden: int) -> dict[str, Tensor]:
+    """Clan 0 is slot 4; clan 1 is node 0: slot 1, or node 2: slot 0 or 3. Node 1 is free, and so is slot 2."""
+    return {
+        "root": torch.tensor([4, -1], dtype=torch.int32),
+        "children": torch.tensor([[1, -3], [99, -99], [0, 3]], dtype=torch.int32),
+        "direction": grid(3, hidden, below=1),
+        "threshold": grid(3, below=0.5),
+    }
+
+
+def descend(
+    name: str,
+    *,
+    tokens: int = 9,
+    hidden: int = 4,
+    slots: int = 2,
+    num_slots: int = 5,
+    split: bool = True,
+    on_a_plane: bool = False,
+    index_dtype: torch.dtype = torch.int64,
+) -> Record:
+    def make() -> tuple[Record, float]:
+        tree: dict[str, Any] = {**dict.fromkeys(("children", "direction", "threshold")), **forest(hidden)}
+        if not split:
+            tree = {**dict.fromkeys(tree), "root": torch.tensor([3, 0], dtype=torch.int32)}
+        x = grid(tokens, hidden)
+        index = torch.randint(0, 3, (tokens, slots)).to(index_dtype)  # clan 2 is none: an absent slot
+        if on_a_plane:
+            x[0], index[0] = torch.tensor([0.5, -1.0, 0.25, 0.0]), 1
+            tree["threshold"][0] = tree["direction"][0] @ x[0]  # exact: few bits
+        slot_index, counts, margin = reference.descend(x, index, **tree, num_slots=num_slots)
+        if split and not on_a_plane and set(slot_index.flatten().tolist()) != {0, 1, 3, 4, num_slots}:
+            margin = 0.0  # want every leaf
+        made = {
+            "name": name,
+            "operation": "descend",
+            "options": {"num_slots": num_slots},
+            "inputs": record({"hidden_states": x, "clan_index": index, **tree}),
+            "outputs": record({"slot_index": slot_index, "slot_counts": counts}),
+        }
+        return made, margin
+
+    return until_clear(make)
+
+
+def observe(
+    name: str,
+    *sums: str,
+    tokens: int = 8,
+    hidden: int = 4,
+    slots: int = 2,
+    num_slots: int = 3,
+    index_dtype: torch.dtype = torch.int64,
+) -> Record:
+    """Sums that hold something before, as after an earlier batch."""
+    shapes = {"sum": (num_slots, hidden), "power": (num_slots, hidden)}
+    shapes["histogram"] = (num_slots, reference.HISTOGRAM_BINS)
+
+    def make() -> tuple[Record, float]:
+        x = grid(tokens, hidden)
+        index = torch.randint(0, num_slots + 1, (tokens, slots)).to(index_dtype)
+        axis = grid(num_slots, hidden)
+        frame: dict[str, Tensor] = {}
+        if {"square", "power", "histogram"} & set(sums):
+            frame["mean"] = grid(num_slots, hidden, below=0.5)
+        if {"power", "histogram"} & set(sums):
+            frame["axis"] = axis / axis.norm(dim=1, keepdim=True)
+        if "histogram" in sums:
+            frame["scale"] = torch.tensor([0.5, 2.0, 4.0]).double()  # the first is exceeded: outer bins
+        if "binding_sum" in sums:
+            frame["binding"] = grid(tokens, slots)
+        before = {s: torch.randint(0, 3, shapes.get(s, (num_slots,))).double() for s in sums}
+        after, margin = reference.observe(x, index, before, num_slots=num_slots, **frame)
+        made = {
+            "name": name,
+            "operation": "observe",
+            "options": {"num_slots": num_slots},
+            "inputs": record({"hidden_states": x, "slot_index": index, **frame, **before}),
+            "outputs": record(after),
+        }
+        return made, margin
+
+    return until_clear(make)
+
+
+def clans_cases() -> list[Record]:
+    every = ("tokens", "skipped", "sum", "square", "power", "binding_sum", "histogram")
+    return [
+        descend("slots of trees"),
+        descend("slots of clans that have not split", split=False),
+        descend("one slot a token, int32 index", slots=1, tokens=12, index_dtype=torch.int32),
+        descend("a token on a plane goes to child 1", tokens=1, slots=1, on_a_plane=True),
+        observe("every sum", *every),
+        observe("tokens and their sum, from zero", "tokens", "sum"),
+        observe("the axis of a power iteration, int32 index", "power", index_dtype=torch.int32),
+    ]
+
+
 # ------------------------------------------------------------------ refused calls
 
 
@@ -398,7 +503,7 @@ def refused(name: str, case: Record, names: str, status: str = "INVALID_ARGUMENT
 
 
 def refused_cases() -> list[Record]:
-    torch.manual_seed(2)
+    trees, sums = descend("trees"), observe("sums", "tokens", "power", "histogram")
     ffn, route = experts("SwiGLU"), router("hamiltonian, cosine", price=True)
     budgeted = router("budgeted", budgeted=True, gap=0.25)
     groups = router("groups", mode="deepseek", experts=8, num_groups=4, top_k_groups=2)
@@ -410,6 +515,7 @@ def refused_cases() -> list[Record]:
         budgeted=True,
     )
     seen = {**report("report"), "numbers": {}}
+    circle = torch.tensor([[1, -3], [99, -99], [0, -1]], dtype=torch.int32)
     index = torch.tensor([[0, 1], [1, -1], [2, 0], [1, 2]])
     return [
         refused("a negative expert", ffn, "top_k_index", top_k_index=index),
@@ -447,6 +553,16 @@ def refused_cases() -> list[Record]:
             "top_k_index",
             top_k_index=torch.zeros(6, 3, dtype=torch.int64),
         ),
+        refused("a slot that is not there", trees, "root", root=torch.tensor([5, -1], dtype=torch.int32)),
+        refused("a node that is not there", trees, "root", root=torch.tensor([4, -9], dtype=torch.int32)),
+        refused("a tree in a circle", trees, "children", children=circle),
+        refused("inner nodes without directions", trees, "direction", direction=None),
+        refused("directions of another width", trees, "direction", direction=grid(3, 5)),
+        refused("no trees", trees, "root", root=None),
+        refused("power without an axis", sums, "axis", axis=None),
+        refused("a width of 0", sums, "scale", scale=torch.tensor([0.5, 0.0, 4.0])),
+        refused("sums of another number of slots", sums, "tokens", tokens=torch.zeros(4)),
+        refused("a negative slot", sums, "slot_index", slot_index=torch.full((8, 2), -1)),
     ]
 
 
@@ -457,6 +573,7 @@ FILES: dict[str, Callable[[], list[Record]]] = {
     "experts": experts_cases,
     "update": update_cases,
     "report": report_cases,
+    "clans": clans_cases,
     "refused": refused_cases,
 }
 

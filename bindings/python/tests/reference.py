@@ -257,3 +257,69 @@ def report(
         "non_finite_tokens": 0,
     }
     return {name: float(value) for name, value in numbers.items()}
+
+
+def descend(
+    x: Tensor, index: Tensor, root: Tensor, children: Any, direction: Any, threshold: Any, num_slots: int
+) -> tuple[Tensor, Tensor, float]:
+    """(slot_index, slot_counts, margin): margin is how close a token comes to a plane it does not lie on."""
+    rows, margins = [], [math.inf]
+    for token, clans in zip(x.double(), index.tolist(), strict=True):
+        row = []
+        for clan in clans:
+            value = num_slots if clan >= len(root) else int(root[clan])
+            while value < 0:
+                beyond = float(direction[~value].double() @ token - threshold[~value].double())
+                if beyond != 0:
+                    margins.append(abs(beyond))
+                value = int(children[~value, int(beyond >= 0)])
+            row.append(value)
+        rows.append(row)
+    slots = torch.tensor(rows, dtype=index.dtype).reshape(index.shape)
+    counts = torch.bincount(slots.long().flatten(), minlength=num_slots + 1)[:num_slots]
+    return slots, counts, min(margins)
+
+
+HISTOGRAM_BINS = 64
+
+
+def observe(
+    x: Tensor,
+    index: Tensor,
+    sums: dict[str, Tensor],
+    *,
+    num_slots: int,
+    binding: Tensor | None = None,
+    mean: Tensor | None = None,
+    axis: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> tuple[dict[str, Tensor], float]:
+    """(the sums afterwards, margin): margin is how close a token comes to the border of a bin of the histogram."""
+    after, margins = {name: value.clone() for name, value in sums.items()}, [math.inf]
+
+    def add(name: str, slot: int, value: Any) -> None:
+        if name in after:
+            after[name][slot] += value
+
+    for t, token in enumerate(x.double()):
+        for k, slot in enumerate(index[t].tolist()):
+            if slot >= num_slots:
+                continue
+            if not token.isfinite().all():
+                add("skipped", slot, 1)
+                continue
+            d = token if mean is None else token - mean[slot]
+            add("tokens", slot, 1)
+            add("sum", slot, token)
+            add("square", slot, d @ d)
+            if binding is not None:
+                add("binding_sum", slot, binding[t, k].double())
+            if axis is not None:
+                along = d @ axis[slot]
+                add("power", slot, along * d)
+            if scale is not None:
+                position = float((along / scale[slot] + 1) * HISTOGRAM_BINS / 2)
+                margins.append(abs(position - round(position)))
+                if "histogram" in after:
+                    after["histogram"][slot, min(max(math.floor(position), 0), HISTOGRAM_BINS - 1)] += 1
+    return after, min(margins)

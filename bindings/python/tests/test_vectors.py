@@ -19,7 +19,9 @@ from genesis_moe import RouterOptions, functional
 VECTORS = Path(__file__).resolve().parents[3] / "testdata" / "vectors"
 FLOATS = ("float64", "float32", "bfloat16")
 # Float32 beside bfloat16 hidden states.
-WIDE = ("bias", "price", "temperature", "gap", "top_k_weights", "logits")
+WIDE = (
+    "bias", "price", "temperature", "gap", "top_k_weights", "logits", "direction", "threshold", "binding"
+)  # fmt: skip
 
 Case = dict[str, Any]
 
@@ -33,6 +35,7 @@ TOLERANCES, ROUTER = read("router")
 _, EXPERTS = read("experts")
 _, UPDATE = read("update")
 _, REPORT = read("report")
+_, CLANS = read("clans")
 _, REFUSED = read("refused")
 
 
@@ -70,10 +73,11 @@ def agrees(case: Case, got: dict[str, Any], key: str, dtype: str) -> None:
             got[name].detach().double().numpy() if torch.is_tensor(got[name]) else got[name].astype(float)
         )
         assert result.shape == want.shape, name
-        tolerance = case.get("tolerances", {}).get(name, TOLERANCES[dtype])
+        double = value.get("dtype") == "float64"
+        tolerance = case.get("tolerances", {}).get(name, TOLERANCES["float64" if double else dtype])
         scale = max(1.0, np.abs(want).max())
         worst = np.abs(result - want).max()
-        assert worst <= (0 if "dtype" in value else tolerance * scale), f"{name}: {worst} off"
+        assert worst <= (0 if "dtype" in value and not double else tolerance * scale), f"{name}: {worst} off"
 
 
 def test_the_files_are_what_the_reference_says() -> None:
@@ -145,11 +149,27 @@ def test_report(case: Case, dtype: str) -> None:
             ), name
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("case", CLANS)
+def test_clans(case: Case, dtype: str) -> None:
+    for convert in (arrays_of, tensors_of):
+        inputs = convert(case, "inputs", dtype)
+        if case["operation"] == "descend":
+            found = functional.descend(**inputs, **case["options"])
+            inputs = dict(zip(("slot_index", "slot_counts"), found, strict=True))
+        else:
+            functional.observe(**inputs, **case["options"])
+        assert set(case["outputs"]) <= set(inputs)
+        agrees(case, inputs, "outputs", dtype)
+
+
 CALLS = {
     "router": functional.route,
     "experts": functional.experts,
     "update": functional.update,
     "report": functional.report,
+    "descend": functional.descend,
+    "observe": functional.observe,
 }
 
 
@@ -162,6 +182,10 @@ def test_refused(case: Case) -> None:
             inputs = {"hidden_states": None, **inputs, **options}
         elif case["operation"] == "router":
             inputs = {"centroids": None, **inputs, "options": RouterOptions(**options)}
+        elif case["operation"] in ("descend", "observe"):
+            inputs = {**inputs, **options}
+            if case["operation"] == "descend":
+                inputs = {"root": None, **inputs}
         else:
             inputs = {**inputs, **case.get("numbers", {}), "options": RouterOptions(**options)}
             if case["operation"] == "report":

@@ -84,7 +84,8 @@ enum Data {
 }
 
 /// `f32` beside bfloat16 hidden states.
-const WIDE: [&str; 6] = ["bias", "price", "temperature", "gap", "top_k_weights", "logits"];
+const WIDE: [&str; 9] =
+    ["bias", "price", "temperature", "gap", "top_k_weights", "logits", "direction", "threshold", "binding"];
 
 /// Recorded tensors in a floating type.
 pub fn tensors(recorded: &BTreeMap<String, Recorded>, float: Float) -> Tensors {
@@ -108,6 +109,7 @@ impl Tensor {
         let data = match (recorded.dtype.as_deref(), float) {
             (Some("int64"), _) => Data::I64(values.map(|value| value as i64).collect()),
             (Some("int32"), _) => Data::I32(values.map(|value| value as i32).collect()),
+            (Some("float64"), _) => Data::F64(values.collect()),
             (Some(other), _) => panic!("{name}: unknown dtype {other}"),
             (None, Float::F64) => Data::F64(values.collect()),
             (None, Float::Bf16) if narrow => Data::Bf16(values.map(bf16::from_f64).collect()),

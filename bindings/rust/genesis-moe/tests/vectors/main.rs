@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use file::{Case, Float, Recorded, Tensors, read, tensors, zeros};
 use genesis_moe::{
-    Activation, Binding, Engine, Error, Experts, ExpertsBackward, ExpertsForward, ExpertsOptions, Result, Router,
-    RouterBackward, RouterForward, RouterOptions, RouterReportInputs, RouterUpdate, Solver,
+    Activation, Binding, Clans, ClansDescend, ClansObserve, Engine, Error, Experts, ExpertsBackward, ExpertsForward,
+    ExpertsOptions, Result, Router, RouterBackward, RouterForward, RouterOptions, RouterReportInputs, RouterUpdate,
+    Solver,
 };
 use serde_json::Value;
 
@@ -91,6 +92,17 @@ fn activation(name: &str) -> Activation {
     }
 }
 
+/// What a case is to write: zeros, or the input where the operation adds to it or moves it.
+fn outputs(case: &Case, inputs: &Tensors, float: Float) -> Tensors {
+    let mut outputs = zeros(&case.outputs, float);
+    for (name, output) in &mut outputs {
+        if let Some(input) = inputs.get(name) {
+            *output = input.clone();
+        }
+    }
+    outputs
+}
+
 /// Runs a case forward, into `outputs`.
 fn forward(engine: &Engine, case: &Case, inputs: &Tensors, outputs: &mut Tensors) -> Result<()> {
     match case.operation.as_str() {
@@ -127,8 +139,29 @@ fn forward(engine: &Engine, case: &Case, inputs: &Tensors, outputs: &mut Tensors
             Router::new(engine, router_options(case)).update(give!(arguments, outputs, view_mut, [price, gap]))
         }
         "report" => report(engine, case, inputs).map(|_| ()),
+        "descend" => {
+            let arguments = give!(
+                ClansDescend::new(),
+                inputs,
+                view,
+                [hidden_states, clan_index, root, children, direction, threshold]
+            );
+            clans(engine, case).descend(give!(arguments, outputs, view_mut, [slot_index, slot_counts]))
+        }
+        "observe" => {
+            let inputs = inputs.iter().filter(|(name, _)| !outputs.contains_key(*name));
+            let arguments =
+                give!(ClansObserve::new(), inputs, view, [hidden_states, slot_index, binding, mean, axis, scale]);
+            let arguments =
+                give!(arguments, outputs, view_mut, [tokens, skipped, sum, square, power, binding_sum, histogram]);
+            clans(engine, case).observe(arguments)
+        }
         other => panic!("unknown operation {other}"),
     }
+}
+
+fn clans(engine: &Engine, case: &Case) -> Clans {
+    Clans::new(engine, case.options["num_slots"].as_u64().expect("a number of slots") as usize)
 }
 
 fn report(engine: &Engine, case: &Case, inputs: &Tensors) -> Result<genesis_moe::RouterReport> {
@@ -183,15 +216,16 @@ fn backward(engine: &Engine, case: &Case, inputs: &Tensors, outputs: &Tensors, f
 }
 
 /// What was computed agrees with what is recorded.
-fn agrees(case: &Case, got: &Tensors, want: &BTreeMap<String, Recorded>, tolerance: f64) {
+fn agrees(case: &Case, got: &Tensors, want: &BTreeMap<String, Recorded>, of: &BTreeMap<String, f64>, float: Float) {
     assert_eq!(got.len(), want.len());
     for (name, want) in want {
         let got = got[name].values();
         assert_eq!(got.len(), want.values.len());
         let scale = want.values.iter().fold(1.0_f64, |scale, value| scale.max(value.abs()));
         let tolerance = match &want.dtype {
+            Some(dtype) if dtype == "float64" => of["float64"] * scale,
             Some(_) => 0.0,
-            None => case.tolerances.get(name).unwrap_or(&tolerance) * scale,
+            None => case.tolerances.get(name).unwrap_or(&of[float.name()]) * scale,
         };
         for (got, want) in got.iter().zip(&want.values) {
             assert!((got - want).abs() <= tolerance, "{}, {name}: {got}, want {want} within {tolerance}", case.name);
@@ -206,14 +240,13 @@ fn router_and_experts_pass_forward_and_backward() {
     for name in ["router", "experts"] {
         let file = read(name);
         for (case, float) in file.cases.iter().flat_map(|case| FLOATS.map(|float| (case, float))) {
-            let tolerance = file.tolerances[float.name()];
             let inputs = tensors(&case.inputs, float);
-            let mut outputs = zeros(&case.outputs, float);
+            let mut outputs = outputs(case, &inputs, float);
             forward(&engine, case, &inputs, &mut outputs).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-            agrees(case, &outputs, &case.outputs, tolerance);
+            agrees(case, &outputs, &case.outputs, &file.tolerances, float);
             if !case.grad_inputs.is_empty() {
                 let gradients = backward(&engine, case, &inputs, &outputs, float);
-                agrees(case, &gradients, &case.grad_inputs, tolerance);
+                agrees(case, &gradients, &case.grad_inputs, &file.tolerances, float);
             }
             runs += 1;
         }
@@ -227,9 +260,22 @@ fn update_moves_prices_and_gap() {
     let file = read("update");
     for (case, float) in file.cases.iter().flat_map(|case| WIDE_FLOATS.map(|float| (case, float))) {
         let inputs = tensors(&case.inputs, float);
-        let mut outputs: Tensors = inputs.clone().into_iter().filter(|(name, _)| name != "counts").collect();
+        let mut outputs = outputs(case, &inputs, float);
         forward(&engine, case, &inputs, &mut outputs).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        agrees(case, &outputs, &case.outputs, file.tolerances[float.name()]);
+        agrees(case, &outputs, &case.outputs, &file.tolerances, float);
+    }
+}
+
+#[test]
+fn clans_find_slots_and_sum_their_tokens() {
+    let engine = Engine::new().unwrap();
+    let file = read("clans");
+    assert!(file.cases.len() >= 7);
+    for (case, float) in file.cases.iter().flat_map(|case| FLOATS.map(|float| (case, float))) {
+        let inputs = tensors(&case.inputs, float);
+        let mut outputs = outputs(case, &inputs, float);
+        forward(&engine, case, &inputs, &mut outputs).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        agrees(case, &outputs, &case.outputs, &file.tolerances, float);
     }
 }
 
@@ -272,7 +318,7 @@ fn what_is_wrong_is_refused_by_name() {
     assert!(file.cases.len() > 20);
     for case in &file.cases {
         let inputs = tensors(&case.inputs, Float::F32);
-        let mut outputs = zeros(&case.outputs, Float::F32);
+        let mut outputs = outputs(case, &inputs, Float::F32);
         let error = forward(&engine, case, &inputs, &mut outputs).expect_err(&case.name);
         let Error::InvalidArgument(message) = error else { panic!("{}: {error:?}", case.name) };
         assert!(message.contains(&case.names), "{}: {message}", case.name);
