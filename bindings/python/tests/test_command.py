@@ -73,6 +73,28 @@ def test_a_missing_library_is_said_and_not_traced(monkeypatch: pytest.MonkeyPatc
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["compare", "--demo"],
+            "compare needs torch, which is not installed: pip install 'genesis-moe[torch]'",
+        ),
+        (["mitosis"], "mitosis needs torch, which is not installed: pip install 'genesis-moe[torch]'"),
+        (
+            ["bench", "layer"],
+            "bench needs torch, which is not installed: pip install 'genesis-moe[transformers]'",
+        ),
+        (["baseline", "no.jsonl", "--name", "n", "--out", "o"], "no.jsonl: No such file or directory"),
+    ],
+)
+def test_what_is_missing_is_said_and_not_traced(arguments: list[str], message: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; from genesis_moe.cli import main; main({arguments})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"genesis-moe: {message}\n"
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])

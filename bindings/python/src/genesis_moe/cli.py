@@ -14,6 +14,15 @@ from genesis_moe import _monitor_command
 
 BENCHES = ("layer", "overhead")
 
+# The extra that brings all that a command needs beyond NumPy.
+NEEDS = {
+    "compare": "torch",
+    "mitosis": "torch",
+    "calibrate": "transformers",
+    "calibrate-energy": "torch",
+    "bench": "transformers",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
@@ -25,17 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"genesis-moe {genesis_moe.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_doctor(commands)
-    _add_compare(commands, chosen=arguments[:1] == ["compare"])
-    _add_mitosis(commands, chosen=arguments[:1] == ["mitosis"])
-    _add_calibrate(commands)
-    _add_bench(commands)
-    _add_monitor(commands)
-    _add_baseline(commands)
-    _add_calibrate_energy(commands)
-    _add_csv(commands)
-    options = parser.parse_args(arguments)
     try:
+        _add_doctor(commands)
+        _add_compare(commands, chosen=arguments[:1] == ["compare"])
+        _add_mitosis(commands, chosen=arguments[:1] == ["mitosis"])
+        _add_calibrate(commands)
+        _add_bench(commands)
+        _add_monitor(commands)
+        _add_baseline(commands)
+        _add_calibrate_energy(commands)
+        _add_csv(commands)
+        options = parser.parse_args(arguments)
         status = int(options.run(options))
         sys.stdout.flush()
         return status
@@ -45,9 +54,23 @@ def main(arguments: list[str] | None = None) -> int:
     except genesis_moe.GenesisMoeError as error:
         parser.exit(1, f"genesis-moe: {error}\n")
     except ImportError as error:
+        parser.exit(1, f"genesis-moe: {_missing(arguments[0], error)}\n")
+    except OSError as error:
         parser.exit(
-            1, f"genesis-moe: {error}\nThe studies need: pip install 'genesis-moe[transformers,plots]'\n"
+            1,
+            f"genesis-moe: {error.filename}: {error.strerror}\n"
+            if error.filename
+            else f"genesis-moe: {error}\n",
         )
+
+
+def _missing(command: str, error: ImportError) -> str:
+    package = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in ("torch", "transformers"):
+        return (
+            f"{command} needs {package}, which is not installed: pip install 'genesis-moe[{NEEDS[command]}]'"
+        )
+    return str(error)
 
 
 def _add_doctor(commands: Any) -> None:
