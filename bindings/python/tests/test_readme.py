@@ -32,6 +32,11 @@ def test_python(number: int, tmp_path: Path) -> None:
         assert 0 < loss < 5 and 1 <= active <= 2 and violation >= 0
 
 
+def test_the_package_has_the_same_program() -> None:
+    text = (ROOT / "bindings" / "python" / "README.md").read_text()
+    assert re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) == programs("python")[:1]
+
+
 @pytest.mark.parametrize(("language", "compiler"), [("c", "cc -std=c99"), ("cpp", "c++ -std=c++17")])
 def test_compiled(language: str, compiler: str, tmp_path: Path) -> None:
     source, program = tmp_path / f"layer.{language}", str(tmp_path / "layer")
