@@ -54,7 +54,7 @@ endef
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMPS)/python $(STAMPS)/go-tools $(STAMPS)/cuda-headers $(STAMPS)/nvcc $(STAMPS)/rust ## install the pinned tools into .venv and .tools
+setup: $(STAMPS)/python $(STAMPS)/editable $(STAMPS)/go-tools $(STAMPS)/cuda-headers $(STAMPS)/nvcc ## install the pinned tools into .venv and .tools
 
 build: $(LIBRARY) ## build build/libgenesis_moe.so with a BLAS beside it
 

@@ -1,13 +1,8 @@
 # Tests and checks the Rust crates. The Makefile includes this file.
 
-RUST_HOME    := $(TOOLS)/rust
-RUSTUP       := https://static.rust-lang.org/rustup/archive/1.28.2/x86_64-unknown-linux-gnu/rustup-init
-RUSTUP_SUM   := 20a06e644b0d9bd2fbdbfd52d42540bdde820ea7df86e92e533c073da0cdd43c
 RUST_VERSION := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' bindings/rust/rust-toolchain.toml)
 
-# The machine's cargo where it has one, else the one that set-up puts below .tools.
-RUST_PATH := PATH="$$PATH:$(RUST_HOME)/toolchains/$(RUST_VERSION)-x86_64-unknown-linux-gnu/bin"
-CARGO      = cd bindings/rust && $(RUST_PATH) GENESIS_MOE_LIB_DIR=$(CURDIR)/build GENESIS_MOE_LIBRARY=$(CURDIR)/$(LIBRARY) $(1) cargo
+CARGO      = cd bindings/rust && GENESIS_MOE_LIB_DIR=$(CURDIR)/build GENESIS_MOE_LIBRARY=$(CURDIR)/$(LIBRARY) $(1) cargo
 LINKED    := --locked --features ndarray,half
 DYNAMIC   := --locked --features ndarray,half,load-dynamic
 
@@ -36,12 +31,14 @@ check-rust-memory: build $(STAMPS)/rust ## Rust tests under the address sanitize
 	$(call CARGO,RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address) test -q -p genesis-moe $(LINKED) $(MEMORY_TESTS) \
 	  --target x86_64-unknown-linux-gnu --target-dir ../../build/rust-asan
 
+# The one tool that is not installed here: where it is missing, set-up passes over the crates.
+HAS_CARGO := $(shell command -v cargo)
+setup: $(if $(HAS_CARGO),$(STAMPS)/rust)
+
 $(STAMPS)/rust: bindings/rust/rust-toolchain.toml bindings/rust/Cargo.lock examples/rust/candle/Cargo.lock
-	$(call quietly,Rust (the machine's or $(RUST_VERSION)$(comma) and crates),\
-	 if ! command -v cargo; then \
-	   curl -sSf --retry 3 -o $(TOOLS)/rustup-init $(RUSTUP) && echo '$(RUSTUP_SUM)  $(TOOLS)/rustup-init' | sha256sum -c - \
-	   && chmod +x $(TOOLS)/rustup-init && RUSTUP_HOME=$(RUST_HOME) CARGO_HOME=$(RUST_HOME) $(TOOLS)/rustup-init -y --no-modify-path \
-	      --profile minimal -c clippy -c rustfmt --default-toolchain $(RUST_VERSION); \
-	 fi && $(call CARGO) fetch -q --locked && $(RUST_PATH) cargo fetch -q --locked --manifest-path $(CANDLE) && touch $@)
+	@test -n '$(HAS_CARGO)' || { echo 'The Rust crates need cargo, and there is none on the PATH: install Rust $(RUST_VERSION) with' \
+	 'clippy and rustfmt (rustup brings them). The other parts do without: make test-go test-python test-packages' >&2; exit 1; }
+	$(call quietly,Rust crates,\
+	 $(call CARGO) fetch -q --locked && cargo fetch -q --locked --manifest-path $(CANDLE) && touch $@)
 
 .PHONY: test-rust test-rust-candle check-rust check-rust-memory
