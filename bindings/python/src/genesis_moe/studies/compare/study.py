@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import genesis_moe as gm
-from genesis_moe.studies.compare.arms import ARMS, BASELINE, NOT_RUN, Arm
+from genesis_moe.studies.compare.arms import ARMS, BASELINE, Arm
 from genesis_moe.studies.compare.corpus import Corpus, build
 from genesis_moe.studies.compare.training import Run, Settings, TrainingInterruptedError
 from genesis_moe.studies.progress import Progress
@@ -112,10 +112,7 @@ def collect(plan: Plan, corpus: Corpus) -> dict[str, Any]:
         "arms": [asdict(arm) for arm in plan.arms],
         "seeds": list(plan.seeds),
         "missing": missing,
-        "not_run": {
-            **NOT_RUN,
-            **{name: "not asked for" for name in ARMS if name not in chosen},
-        },
+        "not_run": {name: "not asked for" for name in ARMS if name not in chosen},
         "timing": timing,
         "runs": runs,
     }

@@ -35,7 +35,7 @@ from genesis_moe.studies.compare.measures import (
     router_flops,
 )
 from genesis_moe.studies.compare.model import LanguageModel, Shape
-from genesis_moe.studies.record import read_json, write_atomically, write_json
+from genesis_moe.studies.record import environment, read_json, write_atomically, write_json
 
 RECENT = 50  # steps whose counts make the running MaxVio
 
@@ -199,7 +199,7 @@ class Run:
 
         counts = self._counts()
         self.recent = [*self.recent, counts][-RECENT:]
-        violations = [max_violation(layer) for layer in counts]
+        violations = self._violations(counts)
         value = loss.item()
         self.curves["loss"].append(value)
         self.curves["expert_rows"].append([int(layer.sum()) for layer in counts])
@@ -225,6 +225,14 @@ class Run:
         if not routings:
             return np.zeros((0, 0))
         return np.stack([routing.counts.cpu().numpy() for routing in routings if routing is not None])
+
+    def _violations(self, counts: np.ndarray) -> list[float]:
+        """MaxVio by layer, over what its router may choose: a clan that is closed has no load to miss."""
+        found = []
+        for layer, load in zip(self._mixtures, counts, strict=True):
+            price = layer.router.price if layer.clans is not None else None
+            found.append(max_violation(load if price is None else load[~torch.isposinf(price).numpy()]))
+        return found
 
     @property
     def _mixtures(self) -> list[gm.MoE]:
@@ -261,6 +269,7 @@ class Run:
             * self.step
             * sum(router_flops(layer, tokens) for layer in layers),
             "library": _library(),
+            "environment": environment(),
             "curve_every": settings.curve_every,
             "curves": {
                 "loss": _means(curves["loss"], settings.curve_every, 4),
@@ -288,11 +297,16 @@ class Run:
             recent = np.sum(self.recent, axis=0)
             result["balance_at_end"] = {
                 "steps": len(self.recent),
-                "max_violation_running": [max_violation(layer) for layer in recent],
+                "max_violation_running": self._violations(recent),
                 "max_violation_batch": float(np.mean(curves["max_violation"][-RECENT:])),
                 "dead_share": float((recent == 0).mean()),
             }
             result["routers"] = _reports(self.model)
+        if grown := [report.mitosis for report in gm.report(self.model).values() if report.mitosis]:
+            result["growth"] = [
+                {"experts": layer.experts, "tree": layer.tree, "events": [str(event) for event in layer.events]}
+                for layer in grown
+            ]
         return result
 
     def save(self) -> None:
