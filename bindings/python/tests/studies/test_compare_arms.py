@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import genesis_moe as gm
-from genesis_moe.studies.compare.arms import ARMS, BASELINE, SIGN_RATES, TOP_K, variants
+from genesis_moe.studies.compare.arms import ARMS, BASELINE, SIGN_RATES, TOP_K, variants, variations
 from genesis_moe.studies.compare.measures import forward_flops, max_violation, row_flops, windows
 from genesis_moe.studies.compare.model import LanguageModel, Shape
 from genesis_moe.studies.compare.routers import HashRouter, LoweredRouter, TopPRouter, scheduled
@@ -78,6 +80,22 @@ def test_budget_lowers_the_flops(corpus, settings, tmp_path):
     assert lowered["expert_flops"] == pytest.approx(full * 5 / 8, rel=0.03)
 
 
+def test_growing_arm_begins_with_half_and_splits(corpus, settings, tmp_path):
+    """With thresholds that any two groups pass it has split before the end; closed clans have no load."""
+    loose = gm.MitosisOptions(
+        interval=4, window=1, min_tokens=1, spread=0, null_percentile=1, null_samples=20, max_cosine=1, cooldown=4,
+        ramp=2,
+    )  # fmt: skip
+    arm = replace(ARMS["hamiltonian-mitosis"], options={"mitosis": loose})
+    settings = replace(settings, steps=12)
+    result = Run(arm, 0, settings, corpus, tmp_path).train()
+    assert all(2 < layer["experts"] <= settings.shape.experts for layer in result["growth"])
+    assert any("split of slot" in event for layer in result["growth"] for event in layer["events"])
+    # Both of two clans have every token: the two that are closed would make it 1.
+    assert result["balance_at_end"]["max_violation_running"] == [0.0, 0.0]
+    assert result["held_out"]["experts_per_token"] == 2.0
+
+
 def test_schedule():
     assert [scheduled(2.0, 1.0, progress) for progress in (0, 0.25, 0.5, 1)] == [2.0, 1.5, 1.0, 1.0]
 
@@ -126,6 +144,18 @@ def test_search_varies_the_rates():
     assert len(variants(ARMS["mixtral-top-2"])) == 3
     signs = {arm.options.get("price_rate") for arm in variants(ARMS["deepseek"])}
     assert set(SIGN_RATES) <= signs | {ARMS["deepseek"].options.get("price_rate", 1e-3)}
+
+
+def test_variations_change_one_thing_each():
+    base, arm, *varied = variations()
+    assert (base, arm) == (ARMS[BASELINE], ARMS["hamiltonian-1.25"])
+    built = [one.build(Shape(), 0)().router for one in (arm, *varied)]
+    looks = [
+        (*vars(r.options).values(), r.price_rate, r.gap_rate, r.initial_temperature, r.centroids.shape)
+        for r in built
+    ]
+    assert len(set(looks)) == len(looks) == 11
+    assert {one.learning_rate for one in varied} == {arm.learning_rate}
 
 
 def test_max_violation_by_hand():

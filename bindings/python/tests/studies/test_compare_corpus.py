@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from genesis_moe.studies.compare.corpus import (
+    PACKAGES_LEFT_OUT,
     SEPARATOR,
     Corpus,
     CorpusError,
@@ -52,6 +53,21 @@ def built(roots: Roots, **limits: int) -> Corpus:
 
 def paragraphs(part: np.ndarray) -> set[bytes]:
     return {p.strip() for document in part.tobytes().split(SEPARATOR) for p in document.split(b"\n\n")}
+
+
+def test_packages_that_are_left_out_change_nothing(roots):
+    """Such as this one, whose metadata names the folder that it was installed from."""
+    first = built(roots)
+    for package in PACKAGES_LEFT_OUT:
+        folder = roots.site_packages / f"{package}-2.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {package}\n\n" + text(package))
+        (folder / "direct_url.json").write_text(text(package + "url"))
+        (folder / "LICENSE").write_text(text(package + "licence"))
+    assert built(roots).sha256 == first.sha256
+    (roots.site_packages / "gguf_like-2.dist-info").mkdir()
+    (roots.site_packages / "gguf_like-2.dist-info/METADATA").write_text("Name: x\n\n" + text("x"))
+    assert built(roots).sha256 != first.sha256
 
 
 def test_same_files_same_bytes(roots, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,8 @@ from genesis_moe.studies.compare import command, main
 from genesis_moe.studies.compare.arms import ARMS
 from genesis_moe.studies.compare.study import Plan, carry_out
 from genesis_moe.studies.compare.summary import energy_label, markdown_table, rows, text_table
-from genesis_moe.studies.record import read_json
+from genesis_moe.studies.compare.training import Run
+from genesis_moe.studies.record import read_json, write_json
 
 NAMES = ("mixtral-top-2", "mixtral-lowered", "hamiltonian-1.25", "dense")
 
@@ -33,9 +35,10 @@ def test_record_says_where_it_comes_from(study):
     assert len(record["corpus"]["sha256"]) == 64
     assert record["seeds"] == [0, 1]
     assert not record["partial"]
-    assert "hamiltonian-mitosis" in record["not_run"]
+    assert record["not_run"]["hamiltonian-mitosis"] == "not asked for"
     assert "mixtral-top-1" in record["not_run"]
     assert all(run["library"]["version"] == gm.__version__ for run in record["runs"])
+    assert all(run["environment"] == record["environment"] for run in record["runs"])
     for run in record["runs"]:  # as good as the meter of this machine
         assert (run["energy"]["joules"] is None) == (run["energy"]["source"] == "none")
         assert (run["energy"]["quality"] is None) == (run["energy"]["source"] == "none")
@@ -76,6 +79,50 @@ def test_an_unfinished_run_is_not_compared(study):
     assert "PARTIAL: not finished: mixtral-top-2 seed 0" in text_table(cut)
 
 
+def test_a_record_is_continued_without_its_runs(study, corpus, tmp_path, monkeypatch):
+    """As after a clone: further seeds of two arms, the record's own not trained again."""
+    plan, record = study
+    earlier = json.loads(json.dumps(record))
+    for run in earlier["runs"]:
+        del run["environment"]  # as in records of before runs had one
+    corpus.save(tmp_path / "corpus.npz")
+    timing = {"arms": {}, "rounds": 1, "seed": 0, "threads": 3, "environment": record["environment"]}
+    write_json(tmp_path / "compare.json", {**earlier, "timing": timing})
+    trained, train_step = [], Run._train_step
+
+    def counted(run):
+        trained.append((run.arm.name, run.seed))
+        return train_step(run)
+
+    monkeypatch.setattr(Run, "_train_step", counted)
+    more = replace(plan, out=tmp_path, arms=(ARMS["dense"], ARMS["mixtral-top-2"]), seeds=(1, 2))
+    found = carry_out(more, show_progress=False)
+    assert set(trained) == {("dense", 2), ("mixtral-top-2", 2)}
+    assert (found["seeds"], found["partial"], found["timing"]) == ([0, 1, 2], False, timing)
+    assert len(found["runs"]) == len(record["runs"]) + 2
+    old = [run for run in found["runs"] if run["seed"] < 2]
+    assert {(run["arm"], run["seed"]): run for run in old} == {
+        (run["arm"], run["seed"]): run for run in record["runs"]
+    }
+    table = {row.name: row for row in rows(found)}
+    assert [(row.seeds, row.difference and row.difference.pairs) for row in table.values()] == [
+        (3, None), (2, 2), (2, 2), (3, 3),
+    ]  # fmt: skip
+    # The mean losses are over the seeds of all arms.
+    assert {name: row.loss for name, row in table.items()} == {row.name: row.loss for row in rows(record)}
+    assert "seeds 0, 1, which every arm has" in text_table(found)
+
+
+def test_a_record_of_another_text_is_not_overwritten(study, corpus, tmp_path):
+    plan, record = study
+    corpus.save(tmp_path / "corpus.npz")
+    write_json(tmp_path / "compare.json", {**record, "corpus": {**record["corpus"], "sha256": "0" * 64}})
+    other = read_json(tmp_path / "compare.json")
+    with pytest.raises(ValueError, match="a record with another corpus"):
+        carry_out(replace(plan, out=tmp_path), show_progress=False)
+    assert read_json(tmp_path / "compare.json") == other
+
+
 def test_figures_and_table_from_json(study, tmp_path):
     pytest.importorskip("matplotlib")
     plan, _ = study
@@ -101,8 +148,6 @@ def test_figures_are_the_same_each_time(study, tmp_path):
 
 
 def test_timing_adds_ratios_to_the_record(study, capsys):
-    from dataclasses import replace
-
     from genesis_moe.studies.compare.timing import measure
 
     plan, _ = study

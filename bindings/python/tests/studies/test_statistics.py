@@ -47,9 +47,17 @@ def test_equivalence_needs_little_spread_and_a_small_mean():
     assert not paired([1.0, 1.02, 0.98], [1.0, 1.0, 1.0], margin=0.01).equivalent
 
 
+def test_no_worse_looks_at_one_side_only():
+    # Mean -0.0513, one-sided half width 2.92 * 0.0253 / sqrt(3) = 0.0427: far below, and far from equal.
+    far_below = paired([0.92, 0.97, 0.956], [1.0, 1.0, 1.0], margin=0.01)
+    assert far_below.no_worse and not far_below.equivalent
+    assert not paired([1.08, 1.03, 1.044], [1.0, 1.0, 1.0], margin=0.01).no_worse
+    assert not paired([0.97, 1.0, 1.02], [1.0, 1.0, 1.0], margin=0.01).no_worse
+
+
 def test_one_pair_has_no_interval():
     found = paired([1.0], [2.0], margin=0.01)
-    assert (found.mean, found.half_width, found.equivalent) == (-1.0, None, None)
+    assert (found.mean, found.half_width, found.equivalent, found.no_worse) == (-1.0, None, None, None)
 
 
 @pytest.mark.parametrize(("values", "baseline"), [([], []), ([1.0], [1.0, 2.0])])

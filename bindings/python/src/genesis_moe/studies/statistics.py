@@ -59,13 +59,15 @@ class Difference:
 
     half_width is None with fewer than two pairs: one pair says nothing about spread.
     equivalent: both one-sided t-tests at 5 % reject a difference beyond the margin (TOST),
-    which is the same as the 90 % interval lying inside +-margin.
+    which is the same as the 90 % interval lying inside +-margin. no_worse: the upper of the two
+    alone does, so that the difference is below the margin (non-inferiority).
     """
 
     mean: float
     half_width: float | None
     pairs: int
     equivalent: bool | None
+    no_worse: bool | None
 
 
 def paired(values: Sequence[float], baseline: Sequence[float], margin: float) -> Difference:
@@ -76,8 +78,14 @@ def paired(values: Sequence[float], baseline: Sequence[float], margin: float) ->
     count = len(differences)
     mean = sum(differences) / count
     if count < 2:
-        return Difference(mean, None, count, None)
+        return Difference(mean, None, count, None, None)
     variance = sum((difference - mean) ** 2 for difference in differences) / (count - 1)
     error = math.sqrt(variance / count)
-    inside = abs(mean) + t_quantile(0.95, count - 1) * error < margin
-    return Difference(mean, t_quantile(0.975, count - 1) * error, count, inside)
+    one_sided = t_quantile(0.95, count - 1) * error
+    return Difference(
+        mean,
+        t_quantile(0.975, count - 1) * error,
+        count,
+        equivalent=abs(mean) + one_sided < margin,
+        no_worse=mean + one_sided < margin,
+    )

@@ -130,3 +130,40 @@ def variants(arm: Arm) -> list[Arm]:
             if rate != arm.options.get("price_rate")
         ]
     return found
+
+
+VARIED = "hamiltonian-1.25"
+# One thing at a time that might hold the budgeted arm back: how sharp gates begin, how fast prices and gap
+# move, how many experts a token may have at most (and all have at first), where tokens and centroids meet.
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "temperature 0.1": {"temperature": 0.1},
+    "temperature 1": {"temperature": 1.0},
+    "price rate 0.005": {"price_rate": 0.005},
+    "price rate 0.08": {"price_rate": 0.08, "step_limit": 0.08},
+    "gap rate 0.0025": {"gap_rate": 0.0025},
+    "gap rate 0.04": {"gap_rate": 0.04},
+    "at most 3": {"top_k": 3},
+    "at most 4": {"top_k": 4},
+    "no projection": {"router_dim": None},
+    "dot binding": {"binding": "dot"},
+}
+
+
+def variations() -> list[Arm]:
+    """Mixtral top-2, the budgeted arm as it is, and with one thing changed at a time."""
+    arm = ARMS[VARIED]
+    found = [ARMS[BASELINE], arm]
+    for name, options in VARIATIONS.items():
+        options = dict(options)
+        top_k = options.pop("top_k", arm.top_k)
+        slug = name.replace(" ", "-")
+        found.append(
+            replace(
+                arm,
+                name=f"{arm.name}@{slug}",
+                label=f"{arm.label}, {name}",
+                top_k=top_k,
+                options={**arm.options, **options},
+            )
+        )
+    return found

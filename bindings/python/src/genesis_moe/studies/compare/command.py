@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from genesis_moe.studies.compare.arms import ARMS, BASELINE, Arm, variants
-from genesis_moe.studies.compare.study import Plan, carry_out
+from genesis_moe.studies.compare.arms import ARMS, BASELINE, VARIED, Arm, variants, variations
+from genesis_moe.studies.compare.study import Plan, carry_out, prepare_corpus, restore
 from genesis_moe.studies.compare.summary import Row, energy_label, markdown_table, rows, text_table
 from genesis_moe.studies.compare.training import Settings
 from genesis_moe.studies.record import read_json, write_atomically, write_json
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train each arm at several learning rates (the sign rule at several rates too), with a quarter of the "
         f"tokens and seed {SEARCH_SEED}, into OUT/search",
+    )
+    parser.add_argument(
+        "--vary",
+        action="store_true",
+        help=f"train {VARIED} with one option of its router changed at a time, with a quarter of the tokens and seed "
+        f"{SEARCH_SEED}, into OUT/variations",
     )
     parser.add_argument("--tokens", type=int, help="bytes of training a run, rounded to whole steps")
     parser.add_argument("--short", action="store_true", help=f"1/{SHORT} of the tokens: does it all work?")
@@ -88,7 +94,9 @@ def _carry_out(arguments: argparse.Namespace) -> int:
         return _time(plan, arguments.rounds, as_json=arguments.json)
     if not arguments.resume:
         shutil.rmtree(plan.out / "runs", ignore_errors=True)
-        plan.corpus_path.unlink(missing_ok=True)
+        for path in (plan.corpus_path, plan.record_path):
+            path.unlink(missing_ok=True)
+    restore(plan, prepare_corpus(plan))
     done = plan.done()
     if done and not arguments.json:
         print(
@@ -134,15 +142,23 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         threads=threads,
         jobs=arguments.jobs,
     )
-    return _search(plan) if arguments.search else plan
+    if arguments.search:
+        return _search(plan)
+    if arguments.vary:
+        return _shortened(plan, tuple(variations()), "variations", BASELINE)
+    return plan
 
 
 def _search(plan: Plan) -> Plan:
     arms = tuple(variant for arm in plan.arms for variant in variants(arm))
-    baseline = f"{BASELINE}@{ARMS[BASELINE].learning_rate:g}"
+    return _shortened(plan, arms, "search", f"{BASELINE}@{ARMS[BASELINE].learning_rate:g}")
+
+
+def _shortened(plan: Plan, arms: tuple[Arm, ...], folder: str, baseline: str) -> Plan:
+    """A quarter of the tokens and a seed that is not the study's: what was chosen by it has not seen the result."""
     settings = replace(plan.settings, steps=max(1, plan.settings.steps // 4))
     return replace(
-        plan, arms=arms, seeds=(SEARCH_SEED,), settings=settings, out=plan.out / "search", baseline=baseline
+        plan, arms=arms, seeds=(SEARCH_SEED,), settings=settings, out=plan.out / folder, baseline=baseline
     )
 
 
@@ -163,7 +179,7 @@ def conclusion(record: dict[str, Any], out: Path, figures: list[Path]) -> list[s
         better = "lower" if row.difference.mean < 0 else "higher"
         sentences.append(
             f"{row.label} ended {abs(row.difference.mean):.3f} nats per byte {better} than {base.label} "
-            f"({row.loss:.3f} against {base.loss:.3f}, {row.seeds} seed{'s' * (row.seeds > 1)}) with "
+            f"({row.difference.pairs} seed{'s' * (row.difference.pairs > 1)}, paired) with "
             f"{100 * (1 - row.relative_flops_at_end):.0f} % fewer expert FLOPs at the end; {_energy_words(row, base)}."
         )
     elif not table:
@@ -178,7 +194,7 @@ def _time(plan: Plan, rounds: int, *, as_json: bool) -> int:
     from genesis_moe.studies.compare.timing import measure
 
     found = measure(plan, rounds)
-    path = plan.out / "compare.json"
+    path = plan.record_path
     if path.exists():
         write_json(path, {**read_json(path), "timing": found})
     if as_json:

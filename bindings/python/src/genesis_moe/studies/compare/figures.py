@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from genesis_moe.studies.compare.summary import Row, rows
+from genesis_moe.studies.compare.summary import rows
 
 # Colour, marker, line style by arm; the many other arms are drawn in grey.
 LEAD = {
@@ -246,24 +246,27 @@ def _pareto(record: dict[str, Any]) -> Figure | None:
         return None
     figure: Figure
     figure, axes = plt.subplots(figsize=(9, 6))
+    base = next(row for row in table if row.name == record["baseline"])
+    losses = {row.name: base.loss + (row.difference.mean if row.difference else 0.0) for row in table}
     chain = [row for row in table if _is_budgeted(row.name)]
     axes.plot(
-        [row.relative_flops for row in chain], [row.loss for row in chain],
+        [row.relative_flops for row in chain], [losses[row.name] for row in chain],
         color="#D55E00", linewidth=1, alpha=0.6, zorder=2,
     )  # fmt: skip
     points = []
     for row in table:
         color, marker = _family(row.name)
-        axes.scatter(row.relative_flops, row.loss, color=color, marker=marker, s=60, zorder=3)
-        spread = _spread(record, row)
-        if spread:
-            axes.plot([row.relative_flops] * 2, spread, color=color, linewidth=1, alpha=0.5, zorder=2)
-        points.append((row.relative_flops or 0.0, row.loss, row.label, color))
+        loss = losses[row.name]
+        axes.scatter(row.relative_flops, loss, color=color, marker=marker, s=60, zorder=3)
+        if row.difference and (half := row.difference.half_width):
+            ends = [loss - half, loss + half]
+            axes.plot([row.relative_flops] * 2, ends, color=color, linewidth=1, alpha=0.5, zorder=2)
+        points.append((row.relative_flops or 0.0, loss, row.label, color))
     axes.margins(x=0.12, y=0.12)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.3 * (high - low))  # room for the labels of the points furthest right
     axes.set_xlabel(f"expert FLOPs over the run, relative to {record['baseline']}")
-    axes.set_ylabel("held-out loss, nats per byte")
+    axes.set_ylabel(f"held-out loss, nats per byte: that of {base.label}\nand the paired difference, 95 %")
     axes.set_title("Loss against work: lower left is better", loc="left")
     _place_labels(figure, axes, points)
     return figure
@@ -316,11 +319,6 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _spread(record: dict[str, Any], row: Row) -> list[float] | None:
-    losses = [run["held_out"]["loss"] for run in record["runs"] if run["arm"] == row.name and run["done"]]
-    return [min(losses), max(losses)] if len(losses) > 1 else None
-
-
 def _expert_milliseconds(record: dict[str, Any], name: str) -> float:
     if record.get("timing") and name in record["timing"]["arms"]:
         return 1e3 * float(record["timing"]["arms"][name]["expert_seconds"])
@@ -344,5 +342,8 @@ def _tokens_per_step(record: dict[str, Any]) -> int:
 
 
 def _seeds_note(record: dict[str, Any]) -> str:
-    seeds = len(record["seeds"])
-    return f" (mean of {seeds} seeds; band: their range)" if seeds > 1 else ""
+    counts = {len(runs) for runs in _by_arm(record).values()}
+    if max(counts, default=0) < 2:
+        return ""
+    few, many = min(counts), max(counts)
+    return f" (mean of {few if few == many else f'{few} to {many}'} seeds; band: their range)"

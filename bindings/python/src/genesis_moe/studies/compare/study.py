@@ -6,6 +6,7 @@ continued: what is done is skipped and what had begun goes on from its checkpoin
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -56,6 +57,10 @@ class Plan:
         return sum((self.folder(*piece) / "result.json").exists() for piece in self.pieces)
 
     @property
+    def record_path(self) -> Path:
+        return self.out / "compare.json"
+
+    @property
     def corpus_path(self) -> Path:
         return self.out / "corpus.npz"
 
@@ -66,6 +71,7 @@ def carry_out(plan: Plan, *, show_progress: bool = True) -> dict[str, Any]:
     Returns the record; record["partial"] says whether runs are missing.
     """
     corpus = prepare_corpus(plan)
+    restore(plan, corpus)
     with (
         Progress(f"compare {plan.tier}", len(plan.pieces), enabled=show_progress) as progress,
         stopped_by_ctrl_c() as stop,
@@ -73,7 +79,7 @@ def carry_out(plan: Plan, *, show_progress: bool = True) -> dict[str, Any]:
         execute = _here if plan.jobs == 1 else _side_by_side
         execute(plan, stop, progress)
     record = collect(plan, corpus)
-    write_json(plan.out / "compare.json", record)
+    write_json(plan.record_path, record)
     return record
 
 
@@ -84,37 +90,83 @@ def prepare_corpus(plan: Plan) -> Corpus:
     return Corpus.load(plan.corpus_path)
 
 
+def restore(plan: Plan, corpus: Corpus) -> None:
+    """Puts the results that the record in the study's folder has, and that folder's runs/ has not, back:
+    a committed record is continued without training its runs again.
+
+    Raises ValueError where the record is of another text or other settings, which would be lost.
+    """
+    record = _earlier(plan)
+    if record is None:
+        return
+    for name, wanted, found in (
+        ("corpus", corpus.sha256, record["corpus"]["sha256"]),
+        ("settings", json.loads(json.dumps(asdict(plan.settings))), record["settings"]),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"{plan.record_path}: a record with another {name} than this one; choose another --out, "
+                "or start anew with --no-resume"
+            )
+    arms = {arm.name: arm for arm in plan.arms}
+    for run in record["runs"]:
+        if run["done"] and (arm := arms.get(run["arm"])):
+            path = plan.folder(arm, run["seed"]) / "result.json"
+            if not path.exists():
+                # A run of before runs had an environment was made in that of the record.
+                write_json(path, {"environment": record["environment"], **run})
+
+
+def _earlier(plan: Plan) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = read_json(plan.record_path) if plan.record_path.exists() else None
+    return found
+
+
 def collect(plan: Plan, corpus: Corpus) -> dict[str, Any]:
-    """The record of a study from the results in its folder."""
-    runs, missing = [], []
+    """The record of a study from the results in its folder, and the runs of the record that is there already
+    with other arms or seeds than the plan's."""
+    runs: dict[tuple[str, int], dict[str, Any]] = {}
+    missing = set()
+    earlier = _earlier(plan) or {"runs": [], "missing": [], "arms": [], "seeds": []}
+    planned = {(arm.name, seed) for arm, seed in plan.pieces}
+    for run in earlier["runs"]:
+        if (run["arm"], run["seed"]) not in planned:
+            runs[run["arm"], run["seed"]] = {"environment": earlier["environment"], **run}
+    for piece in earlier["missing"]:
+        if (piece["arm"], piece["seed"]) not in planned:
+            missing.add((piece["arm"], piece["seed"]))
     for arm, seed in plan.pieces:
         folder = plan.folder(arm, seed)
         found = [folder / name for name in ("result.json", "partial.json")]
         stored = next((path for path in found if path.exists()), None)
         if stored is not None:
-            runs.append(read_json(stored))
-        if stored is None or not runs[-1]["done"]:
-            missing.append({"arm": arm.name, "seed": seed})
-    path = plan.out / "compare.json"
-    timing = read_json(path).get("timing") if path.exists() else None
-    chosen = {arm.name for arm in plan.arms}
+            runs[arm.name, seed] = read_json(stored)
+        if stored is None or not runs[arm.name, seed]["done"]:
+            missing.add((arm.name, seed))
+    arms = {arm["name"]: arm for arm in (*earlier["arms"], *(asdict(arm) for arm in plan.arms))}
+    order = {name: place for place, name in enumerate(arms)}
+    seeds = sorted({*plan.seeds, *earlier["seeds"]})
+
+    def in_order(piece: tuple[str, int]) -> tuple[int, int]:
+        return piece[1], order[piece[0]]
+
     return {
         "study": "compare",
         "schema": SCHEMA,
         "tier": plan.tier,
-        "partial": bool(missing),
+        "partial": bool(missing),  # of what was asked for, in this call or an earlier one
         "environment": environment(),
         "threads": plan.threads,
         "jobs": plan.jobs,
         "settings": asdict(plan.settings),
         "corpus": corpus.describe(),
         "baseline": plan.baseline,
-        "arms": [asdict(arm) for arm in plan.arms],
-        "seeds": list(plan.seeds),
-        "missing": missing,
-        "not_run": {name: "not asked for" for name in ARMS if name not in chosen},
-        "timing": timing,
-        "runs": runs,
+        "arms": list(arms.values()),
+        "seeds": seeds,
+        "missing": [{"arm": arm, "seed": seed} for arm, seed in sorted(missing, key=in_order)],
+        "not_run": {name: "not asked for" for name in ARMS if name not in arms},
+        "timing": earlier.get("timing"),
+        "runs": [runs[piece] for piece in sorted(runs, key=in_order)],
     }
 
 

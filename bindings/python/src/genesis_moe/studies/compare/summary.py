@@ -15,7 +15,8 @@ END_POINTS = 5  # points of a curve that count as the end of the run
 
 @dataclass(frozen=True)
 class Row:
-    """One arm. Relative values are means over the seeds that the baseline has too."""
+    """One arm. Relative values are means over the seeds that the baseline has too; loss is over
+    those that every arm has, if there are any."""
 
     name: str
     label: str
@@ -42,7 +43,9 @@ class Row:
             return "worse"
         if self.difference.mean + self.difference.half_width < 0:
             return "better"
-        return "equal" if self.difference.equivalent else "undecided"
+        if self.difference.equivalent:
+            return "equal"
+        return "no worse" if self.difference.no_worse else "undecided"
 
 
 def rows(record: dict[str, Any]) -> list[Row]:
@@ -51,11 +54,17 @@ def rows(record: dict[str, Any]) -> list[Row]:
     for run in record["runs"]:
         if run["done"]:
             finished.setdefault(run["arm"], {})[run["seed"]] = run
+    shared = _of_every_arm(finished)
     return [
-        _row(record, arm, finished[arm["name"]], finished.get(record["baseline"], {}))
+        _row(record, arm, finished[arm["name"]], finished.get(record["baseline"], {}), shared)
         for arm in record["arms"]
         if arm["name"] in finished
     ]
+
+
+def _of_every_arm(finished: dict[str, dict[int, dict[str, Any]]]) -> set[int]:
+    """The seeds with which every arm is finished: their mean losses can be compared."""
+    return set.intersection(*(set(runs) for runs in finished.values())) if finished else set()
 
 
 def _row(
@@ -63,6 +72,7 @@ def _row(
     arm: dict[str, Any],
     runs: dict[int, dict[str, Any]],
     baseline: dict[int, dict[str, Any]],
+    shared: set[int],
 ) -> Row:
     common = sorted(runs.keys() & baseline.keys())
 
@@ -80,15 +90,14 @@ def _row(
     if common and arm["name"] != record["baseline"]:
         mine, theirs = ([_loss(group[seed]) for seed in common] for group in (runs, baseline))
         difference = paired(mine, theirs, MARGIN_NATS)
-    loss, flops = mean(_loss), mean(lambda run: run["expert_flops"])
-    assert loss is not None
+    flops = mean(lambda run: run["expert_flops"])
     assert flops is not None
     return Row(
         name=arm["name"],
         label=arm["label"],
         seeds=len(runs),
         experts_per_token=mean(lambda run: run["held_out"]["experts_per_token"]),
-        loss=loss,
+        loss=statistics.fmean(_loss(runs[seed]) for seed in shared or runs),
         difference=difference,
         flops=flops,
         relative_flops=relative(lambda run: run["expert_flops"]),
@@ -141,6 +150,7 @@ def _timed(
 
 HEADINGS = (
     "arm",
+    "seeds",
     "experts per token",
     "held-out loss, nats/byte",
     "difference (95 %)",
@@ -161,6 +171,7 @@ def cells(row: Row) -> tuple[str, ...]:
             difference += f" ± {row.difference.half_width:.4f}"
     return (
         row.label,
+        str(row.seeds),
         _number(row.experts_per_token, ".2f"),
         f"{row.loss:.4f}",
         difference,
@@ -195,30 +206,40 @@ def text_table(record: dict[str, Any]) -> str:
 
 def _aligned(line: Iterable[str], widths: list[int]) -> Iterable[str]:
     for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
-        yield cell.ljust(width) if place in (0, 4) else cell.rjust(width)
+        yield cell.ljust(width) if place in (0, 5) else cell.rjust(width)
 
 
 def markdown_table(record: dict[str, Any]) -> str:
     """The table for a README."""
     lines = [
         "| " + " | ".join(HEADINGS) + " |",
-        "|---|" + "--:|" * 3 + "---|" + "--:|" * (len(HEADINGS) - 5),
+        "|---|" + "--:|" * 4 + "---|" + "--:|" * (len(HEADINGS) - 6),
         *("| " + " | ".join(cells(row)) + " |" for row in rows(record)),
     ]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(record))])
+
+
+def _shared_words(record: dict[str, Any]) -> str:
+    finished: dict[str, dict[int, Any]] = {}
+    for run in record["runs"]:
+        if run["done"]:
+            finished.setdefault(run["arm"], {})[run["seed"]] = run
+    seeds = sorted(_of_every_arm(finished))
+    if not seeds:
+        return "an arm's own seeds, as no seed is finished in every arm"
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, which every arm has"
 
 
 def notes(record: dict[str, Any]) -> list[str]:
     """What a reader must know to read the table rightly."""
     settings = record["settings"]
     tokens = settings["steps"] * settings["batch"] * settings["shape"]["sequence"]
-    seeds = len(record["seeds"])
     found = [
-        f"{tokens / 1e6:.2f} million bytes of training, {seeds} seed{'s' * (seeds > 1)}; differences are "
-        "paired by seed with their 95 % interval, and relative values are against "
-        f"{record['baseline']} (1.00x).",
+        f"{tokens / 1e6:.2f} million bytes of training. Held-out loss is the mean over {_shared_words(record)}; "
+        f"differences are to {record['baseline']}, paired over all seeds that both have, with their 95 % interval. "
+        f"Relative values are against it (1.00x).",
         f"Verdicts: worse or better when the interval excludes 0; equal when two one-sided tests "
-        f"bound the difference by {MARGIN_NATS} nats; else undecided.",
+        f"bound the difference by {MARGIN_NATS} nats; no worse when the upper of these does; else undecided.",
         "Energy: no meter, so no joules are stated; they are never inferred from time.",
     ]
     if any(run["energy"]["joules"] is not None for run in record["runs"]):

@@ -304,7 +304,11 @@ class Run:
             result["routers"] = _reports(self.model)
         if grown := [report.mitosis for report in gm.report(self.model).values() if report.mitosis]:
             result["growth"] = [
-                {"experts": layer.experts, "tree": layer.tree, "events": [str(event) for event in layer.events]}
+                {
+                    "experts": layer.experts,
+                    "tree": layer.tree,
+                    "events": [str(event) for event in layer.events],
+                }
                 for layer in grown
             ]
         return result
