@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ BENCH = Path(__file__).resolve().parent
 README = BENCH.parent / "README.md"
 
 
-def load(name: str) -> dict[str, Any] | None:
+def load(name: str) -> Any:
     path = BENCH / name
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -92,6 +93,47 @@ def overhead_table(data: dict[str, Any]) -> list[str]:
     ]
 
 
+def balance_table(studies: list[dict[str, Any]]) -> list[str]:
+    """Prices against the sign rule at its best rate, the one with the lowest MaxVio at the end."""
+
+    def cells(runs: list[dict[str, Any]]) -> list[str]:
+        ends = [run["max_violation_mean_of_last_50_steps"] for run in runs]
+        steps = [run["steps_to_1.5_times_the_floor"] for run in runs]
+        return [f"{statistics.fmean(ends):.3f}", "never" if -1 in steps else f"{statistics.fmean(steps):.0f}"]
+
+    lines = [
+        "**Balance** of a skewed stream, without an auxiliary loss (MaxVio: load of the fullest expert over the mean, "
+        "less 1). Floor: what sampling alone leaves. Steps: until within 1.5 of it.",
+        "",
+        row("E, k", "floor", "start", "prices: end", "steps", "sign rule: end", "steps", "its best rate"),
+        row("---", *["--:"] * 7),
+    ]
+    groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for study in studies:
+        groups.setdefault((study["experts"], study["top_k"]), []).append(study)
+    for (experts, top_k), group in groups.items():
+        by_rule: dict[tuple[str, float], list[dict[str, Any]]] = {}
+        for study in group:
+            for run in study["runs"]:
+                by_rule.setdefault((run["rule"], run["rate"]), []).append(run)
+        start = statistics.fmean(run["max_violation_at_start"] for study in group for run in study["runs"])
+        price = next(runs for (rule, _), runs in by_rule.items() if rule == "price")
+        sign = min(
+            ((rate, runs) for (rule, rate), runs in by_rule.items() if rule == "sign"),
+            key=lambda pair: sum(run["max_violation_mean_of_last_50_steps"] for run in pair[1]),
+        )
+        floor = f"{group[0]['sampling_floor']:.3f}"
+        name = f"{experts}, {top_k}"
+        lines.append(row(name, floor, f"{start:.2f}", *cells(price), *cells(sign[1]), f"{sign[0]:g}"))
+    seeds = len({study["seed"] for study in studies})
+    command = "go test ./router -run TestBalance -record testdata/balance.json"
+    return [
+        *lines,
+        "",
+        f"{seeds} streams each. Raw: `router/testdata/balance.json` (`{command}`).",
+    ]
+
+
 def compare_table() -> list[str]:
     text = (BENCH / "compare" / "README.md").read_text()
     table = (
@@ -113,6 +155,8 @@ def results() -> str:
         blocks.append(layer_table(load(source) or {}, source))
     if data := load("overhead/cpu.json"):
         blocks.append(overhead_table(data))
+    if balance := load("../router/testdata/balance.json"):
+        blocks.append(balance_table(balance))
     if block := compare_table():
         blocks.append(block)
     return "\n\n".join("\n".join(block) for block in blocks)

@@ -104,7 +104,7 @@ func (l *layer[S, F]) activeExperts() (active int) {
 
 // ringBytes is how much memory the units in flight take together, about. More lets
 // steps wait less; there are at least two units in flight, and enough for all threads.
-const ringBytes = 16 << 20
+const ringBytes = 12 << 20
 
 // chooseSlots says how many units are in flight, each with so many elements a row.
 func (l *layer[S, F]) chooseSlots(elements int) {
