@@ -17,6 +17,7 @@ from genesis_moe.calibration.clusters import balanced
 from genesis_moe.calibration.convert import _ridge, convert
 from genesis_moe.calibration.layer import SparseMLP
 from genesis_moe.calibration.options import CalibrationOptions
+from genesis_moe.calibration.stream import LayerInput
 
 SIZES = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -54,10 +55,14 @@ def calibrated(model: Any, texts: Any = None, **options: Any) -> gm.CalibrationR
 IDS = torch.arange(24)[None] * 7 % 96
 
 
+def given(x: torch.Tensor) -> LayerInput:
+    return LayerInput(x, torch.randn_like(x), None)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_convert_save_load_and_generate(family: str, tmp_path: Path) -> None:
     model = make(family)
-    report = calibrated(model, held_out={"other": words(1)}, held_out_tokens=128)
+    report = calibrated(model, shared=0.25, held_out={"other": words(1)}, held_out_tokens=128)
     assert abs(report.active - 0.6) < 0.05
     assert report.quality is not None and 0.5 < report.quality["ratio"] < 2
     wanted = model(IDS).logits
@@ -80,9 +85,8 @@ def test_all_experts_are_the_dense_model() -> None:
     x = torch.randn(256, 32)
     with torch.no_grad():
         dense = one.module(x)
-        plain = convert(
-            one, x, torch.ones(256), CalibrationOptions(active=1.0, router_dim=8, compensator="none"), 0
-        )
+        options = CalibrationOptions(active=1.0, shared=0.25, router_dim=8, compensator="none")
+        plain = convert(one, given(x), 1.0, options)
         plain.module.router.centroids.zero_()
         plain.module.router.bias[:-1] = plain.module.router.bias[-1] - 1.0
         torch.testing.assert_close(plain.module(x), dense, rtol=1e-4, atol=1e-6)
@@ -93,7 +97,7 @@ def test_experts_chosen_are_those_above_the_threshold() -> None:
     one = perceptrons.find(make())[0]
     x = torch.randn(512, 32)
     with torch.no_grad():
-        layer = convert(one, x, torch.ones(512), CalibrationOptions(active=0.5, router_dim=8), 0)
+        layer = convert(one, given(x), 0.5, CalibrationOptions(shared=0.25, router_dim=8))
         router = layer.module.router
         routing = router(x)
         logits = x @ router.projection.T @ router.centroids[:-1].T + router.bias[:-1]
@@ -137,6 +141,8 @@ def test_clusters_are_balanced_and_find_groups() -> None:
         {"experts": 0, "score": "fluctuation", "compensator": "bias"},
         {"router": "oracle"},
         {"router": "representative"},
+        {"router": "random"},
+        {"allocation": "uniform", "target": "layer", "shared": 0.25},
     ],
 )
 def test_controls(control: dict[str, Any]) -> None:
@@ -151,9 +157,9 @@ def test_oracle_loses_less_than_the_ridge_router() -> None:
     errors = {}
     with torch.no_grad():
         for router in ("oracle", "ridge"):
-            options = CalibrationOptions(active=0.5, router_dim=16, router=router, compensator="none")
-            errors[router] = convert(one, x, torch.ones(4096), options, 0).error
-    assert errors["oracle"] < errors["ridge"] < 0.5
+            options = CalibrationOptions(shared=0.25, router_dim=16, router=router, compensator="none")
+            errors[router] = convert(one, given(x), 0.5, options).error
+    assert errors["oracle"] < errors["ridge"]
 
 
 def test_report_is_json_and_a_page(tmp_path: Path) -> None:
@@ -262,9 +268,9 @@ def test_calibrated_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"experts": 7}, "experts: 7 does not divide the 96 neurons"),
+        ({"experts": 7, "shared": 0.25}, "experts: 7 does not divide the 96 neurons"),
         ({"active": 0.0}, "active: 0.0"),
-        ({"active": 0.1}, "active: 0.1, but the shared neurons"),
+        ({"active": 0.1, "shared": 0.25}, "active: 0.1, but the shared neurons"),
         ({"experts": "many"}, "experts: 'many'"),
         ({"shared": 1.5}, "shared: 1.5"),
         ({"router": "best"}, "router: 'best'"),

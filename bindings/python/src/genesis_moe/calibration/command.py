@@ -37,7 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--active", type=float, default=0.5, help="share of the MLPs' work left (default 0.5)"
     )
     parser.add_argument("--experts", default="auto", help="routed experts in each layer (default: auto)")
-    parser.add_argument("--shared", type=float, default=0.25, help="share of shared neurons (default 0.25)")
+    parser.add_argument(
+        "--shared",
+        default="auto",
+        help="share of shared neurons (default: auto, in each layer what loses least)",
+    )
+    parser.add_argument(
+        "--distill-minutes",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="train the experts to match the dense model, for so long (default: not at all)",
+    )
     parser.add_argument("--tokens", type=int, default=32768, help="calibration tokens (default 32768)")
     parser.add_argument("--length", type=int, default=512, help="tokens in a window (default 512)")
     parser.add_argument("--seed", type=int, default=0)
@@ -58,6 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         if not experts.isdecimal():
             raise InvalidArgumentError(f"--experts: {experts!r}, want 'auto' or a number")
         experts = int(experts)
+    shared = arguments.shared
+    if shared != "auto":
+        try:
+            shared = float(shared)
+        except ValueError:
+            raise InvalidArgumentError(f"--shared: {shared!r}, want 'auto' or a share") from None
     texts = [_read("--texts", path) for path in arguments.texts]
     held_out = {path.name: [_read("--held-out", path)] for path in arguments.held_out}
     model, tokenizer = _load(arguments.model)
@@ -66,9 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     work = out.with_name(out.name + ".work")
     report = calibrate(
-        model, texts, tokenizer=tokenizer, active=arguments.active, experts=experts, shared=arguments.shared,
+        model, texts, tokenizer=tokenizer, active=arguments.active, experts=experts, shared=shared,
         tokens=arguments.tokens, length=arguments.length, seed=arguments.seed, held_out=held_out, work=work,
-        progress=not arguments.json,
+        distill_minutes=arguments.distill_minutes, progress=not arguments.json,
     )  # fmt: skip
     save(model, tokenizer, report, out)
     shutil.rmtree(work, ignore_errors=True)

@@ -12,18 +12,24 @@ import torch
 from torch import Tensor
 
 from genesis_moe.calibration import perceptrons
-from genesis_moe.calibration.convert import Converted, convert, plan
+from genesis_moe.calibration.cloze import questions, word_test
+from genesis_moe.calibration.convert import Converted, convert, shapes
+from genesis_moe.calibration.distill import distill
 from genesis_moe.calibration.layer import LayerShape, SparseMLP
 from genesis_moe.calibration.options import CalibrationOptions
 from genesis_moe.calibration.quality import compare, token_log_probabilities
 from genesis_moe.calibration.report import CalibrationReport, LayerReport
 from genesis_moe.calibration.restore import record
+from genesis_moe.calibration.shares import Profile, allocate, importance
 from genesis_moe.calibration.stream import Stream
 from genesis_moe.calibration.tokens import windows as cut
 from genesis_moe.calibration.work import Work, key_of
 from genesis_moe.energy.meter import EnergyMeter
-from genesis_moe.errors import InvalidArgumentError, UnsupportedError
+from genesis_moe.errors import UnsupportedError
 from genesis_moe.studies.progress import Progress
+
+LEAST = 0.75  # of `active`: no layer gets less
+DISTILL_TOKENS = 1 << 19  # at most, taken once before any is taken twice
 
 
 def calibrate(
@@ -38,6 +44,7 @@ def calibrate(
     work: str | os.PathLike[str] | None = None,
     meter: EnergyMeter | None = None,
     progress: bool = False,
+    profile: Profile | None = None,
     **options: Any,
 ) -> CalibrationReport:
     """Turns the gated MLPs of a dense model into shared and routed experts, in place; no training.
@@ -52,17 +59,19 @@ def calibrate(
     held_out: texts by domain that are not among texts; with them the report has perplexities, the
     divergence from dense and the agreement with it, on at most held_out_tokens of each domain. work: a folder
     for the layers that are done, with which the same call goes on after a kill. progress: a bar with the
-    time left, on a terminal.
+    time left, on a terminal. profile: for several calibrations of copies of one model on the same texts with
+    the same seed, what they have in common; see :class:`genesis_moe.calibration.shares.Profile`.
 
     The result is saved by ``model.save_pretrained`` and loaded by ``from_pretrained`` in a process that has
     imported genesis_moe. UnsupportedError: MLPs that are not gated, tied, quantised or
     biased; InvalidArgumentError: too few tokens, NaN activations, experts that do not divide the width. After
     an error the model is as it was.
     """
+    texts = list(texts) if not isinstance(texts, str) else texts
     chosen = CalibrationOptions(active=active, experts=experts, **options)  # type: ignore[arg-type]
     found = perceptrons.find(model)
     for one in found:
-        plan(one, chosen)
+        shapes(one, chosen, chosen.active)
         device = one.module.gate_proj.weight.device
         if device.type != "cpu":
             raise UnsupportedError(f"model: is on {device}, want cpu; move it there and back again")
@@ -81,9 +90,26 @@ def calibrate(
             dense = {name: token_log_probabilities(model, one) for name, one in domains.items()}
             with meter.window(wait=0.0) as window:
                 begun, begun_cpu = time.perf_counter(), time.process_time()
-                layers = _layers(model, found, ids, chosen, work, progress)
+                folder = Work(work, "" if work is None else key_of(asdict(chosen), ids, model))
+                layers = _layers(model, found, ids, chosen, folder, progress, profile)
                 seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - begun_cpu
-            quality = compare(model, dense, domains) if domains else None
+                distillation = None
+                if chosen.distill_minutes:
+                    modules = [layer.module for layer in layers]
+                    more = cut(texts, tokenizer, DISTILL_TOKENS, chosen.length, chosen.seed)
+                    distillation = distill(
+                        model,
+                        found,
+                        modules,
+                        more,
+                        chosen.distill_minutes,
+                        chosen.distill_rate,
+                        folder,
+                        progress,
+                    )
+            is_word = word_test(tokenizer)
+            asked = {name: questions(one, is_word) for name, one in domains.items()}
+            quality = compare(model, dense, domains, asked) if domains else None
     except BaseException:
         for one in found:
             one.replace(one.module)
@@ -116,6 +142,7 @@ def calibrate(
         mlp_flops_saved_per_token=2 * (dense_cost - cost),
         mlp_bytes_saved_per_token=(dense_cost - cost) * found[0].module.gate_proj.weight.element_size(),
         quality=quality,
+        distillation=distillation,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         total_seconds=time.perf_counter() - started,
@@ -134,20 +161,26 @@ def _layers(
     found: list[perceptrons.Perceptron],
     ids: Tensor,
     options: CalibrationOptions,
-    folder: str | os.PathLike[str] | None,
+    work: Work,
     progress: bool,
+    profile: Profile | None,
 ) -> list[Converted]:
     """Converts every layer, each on what the converted ones before it give."""
-    work = Work(folder, "" if folder is None else key_of(asdict(options), ids, model))
-    stream = Stream(model, found, ids)
+    actives = [options.active] * len(found)
+    if options.allocation == "importance":
+        least = [LEAST * options.active] * len(found)
+        importances = importance(model, found, ids) if profile is None else profile.importances
+        actives = allocate(importances, options.active, least)
+    known = None if profile is None else profile.dense
+    stream = Stream(model, found, ids, options.target == "stream", known)
     layers: list[Converted] = []
     with Progress("layers", len(found), enabled=progress) as bar:
         for number, one in enumerate(found):
             bar.advance(one.name, 0, 1)
+            given = stream.enter(number, one)
             layer = _from(work.load(number))
             if layer is None:
-                x, weight = stream.mlp_inputs(number, one)
-                layer = convert(one, x, weight, options, options.seed)
+                layer = convert(one, given, actives[number], options)
                 if isinstance(layer.module, SparseMLP):
                     work.save(
                         number,
@@ -163,11 +196,7 @@ def _layers(
                 layer.module.to(dtype)
                 layer.module.layer_number = number + 1
             one.replace(layer.module.eval())
-            if not all(bool(torch.isfinite(state).all()) for state in stream.states):
-                raise InvalidArgumentError(
-                    f"model: activations before {one.name} are NaN or infinite; a wider dtype may help"
-                )
-            stream.through(number, one)
+            stream.through(number, one, layer.module)
             layers.append(layer)
             bar.finish(one.name)
     return layers

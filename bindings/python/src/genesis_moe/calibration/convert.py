@@ -12,19 +12,26 @@ from genesis_moe.calibration.clusters import balanced
 from genesis_moe.calibration.layer import LayerShape, MaskedMLP, SparseMLP, kept, output_energy, spread
 from genesis_moe.calibration.options import CalibrationOptions
 from genesis_moe.calibration.perceptrons import Perceptron
+from genesis_moe.calibration.products import moment, product
+from genesis_moe.calibration.shares import token_weight
+from genesis_moe.calibration.stream import LayerInput
 from genesis_moe.errors import InvalidArgumentError
 
 RIDGE = 1e-3  # of the router, relative to the mean square of its input
 # Of the down projections, relative to the mean square of each neuron; the best on tokens held back is taken.
-DAMPING = (0.1, 0.3, 1.0)
+DAMPING = (0.03, 0.1, 0.3, 1.0)
 HELD_BACK = 8  # one token in so many chooses the damping, and says what the layer costs
 MARKED = 0.25  # the share of the neurons that count as active in a token
+MARKED_TOKENS = 4096  # enough to say which neurons work together
 FLOOR = 1e-2  # energies below this share of their mean do not differ
+# With shared="auto": the parts of what stays active that are shared, tried in each layer; 1 is "all shared".
+SHARED_PARTS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A layer and what is known of it; error: share of the output's energy that is lost, on tokens held back."""
+    """A layer and what is known of it; error: energy that the residual stream behind it lacks, as a share of
+    the stream's, on tokens held back from the fit."""
 
     module: nn.Module
     shape: LayerShape
@@ -32,77 +39,113 @@ class Converted:
     error: float
 
 
-def plan(perceptron: Perceptron, options: CalibrationOptions) -> LayerShape:
-    """The sizes for a layer; raises InvalidArgumentError where they do not fit."""
+def shapes(perceptron: Perceptron, options: CalibrationOptions, active: float) -> list[LayerShape]:
+    """The candidates for a layer of which so much stays; raises InvalidArgumentError where none fits."""
     hidden, width = perceptron.hidden_size, perceptron.intermediate_size
 
     def shape(shared: int, experts: int, size: int, router_dim: int) -> LayerShape:
         return LayerShape(hidden, width, shared, experts, size, router_dim, perceptron.activation)
 
+    all_shared = shape(max(1, int(active * width)), 0, 0, 0)
     if options.experts == 0:
-        return shape(max(1, int(options.active * width)), 0, 0, 0)
-    router_dim = min(options.router_dim, hidden)
-    wanted = max(1, width // 128)
-    if options.experts == "auto":
-        # The routed part has whole experts; what is left over is shared.
-        routed = int(width * (1 - options.shared)) // wanted * wanted
-        experts, size = routed // wanted, wanted
+        return [all_shared]
+    if options.shared == "auto":
+        parts = [active * part for part in SHARED_PARTS if part < 1 or options.router == "ridge"]
     else:
-        routed, experts = width - round(width * options.shared), int(options.experts)
-        if routed % experts:
+        parts = [options.shared]
+    router_dim = min(options.router_dim, hidden)
+    found: list[LayerShape] = []
+    for part in parts:
+        if part >= active and options.shared == "auto":
+            found.append(all_shared)
+            continue
+        if options.experts == "auto":
+            # The routed part has whole experts; what is left over is shared.
+            size = max(1, width // 128)
+            routed = int(width * (1 - part)) // size * size
+            experts = routed // size
+        else:
+            routed, experts = width - round(width * part), int(options.experts)
+            if routed % experts and options.shared == "auto":
+                routed -= routed % experts
+            if routed % experts or routed == 0:
+                raise InvalidArgumentError(
+                    f"experts: {experts} does not divide the {routed} neurons of {perceptron.name} that are not "
+                    f"shared ({width} x (1 - {part:g})); want a divisor, or 'auto'"
+                )
+            size = routed // experts
+        candidate = shape(width - routed, experts, size, router_dim)
+        if candidate.experts_for(active) >= 1:
+            found.append(candidate)
+        elif options.shared != "auto":
+            least = candidate.cost(1) / candidate.dense_cost
             raise InvalidArgumentError(
-                f"experts: {experts} does not divide the {routed} neurons of {perceptron.name} that are not shared "
-                f"({width} x (1 - {options.shared:g})); want a divisor, or 'auto'"
+                f"active: {active:.3g}, but the shared neurons ({candidate.shared_size} of {width}), the router and "
+                f"one expert take {least:.2f} of {perceptron.name}; want more, or a smaller `shared`"
             )
-        size = routed // experts
-    found = shape(width - routed, experts, size, router_dim)
-    if found.experts_for(options.active) < 1:
-        least = found.cost(1) / found.dense_cost
+    if not found:
         raise InvalidArgumentError(
-            f"active: {options.active}, but the shared neurons ({found.shared_size} of {width}), the router and one "
-            f"expert take {least:.2f} of {perceptron.name}; want more, or a smaller `shared`"
+            f"active: {active:.3g} is too little for a router and one expert in {perceptron.name}; "
+            "want more, or experts=0"
         )
     return found
 
 
 def convert(
-    perceptron: Perceptron, x: Tensor, weight: Tensor, options: CalibrationOptions, seed: int
+    perceptron: Perceptron, given: LayerInput, active: float, options: CalibrationOptions
 ) -> Converted:
-    """x [T, H]: what the layer is given. weight [T]: how much an error counts in each token."""
-    shape = plan(perceptron, options)
-    if not bool(torch.isfinite(x).all()):
-        raise InvalidArgumentError(
-            f"model: {perceptron.name} is given activations that are NaN or infinite; "
-            "a dtype with a wider range (float32) or other texts may help"
-        )
+    """The best of the candidates for a layer, by the error on tokens held back."""
     gate, up, down = perceptron.weights()
-    h = perceptron.module.act_fn(x @ gate.T) * (x @ up.T)
-    fit = _Fit(h, down, weight / weight.mean())
-    order = _importance(fit, options.score).argsort(descending=True, stable=True)
-    shared, rest = order[: shape.shared_size], order[shape.shared_size :]
+    x = given.x
+    h = perceptron.module.act_fn(product(x, gate.T)) * product(x, up.T)
+    fit = _Fit(h, down, given)
+    importance = _importance(fit, options.score)
+    candidates = shapes(perceptron, options, active)
+    found = [_as(shape, perceptron, fit, x, importance, active, options) for shape in candidates]
+    return min(found, key=lambda one: one.error)
+
+
+def _as(
+    shape: LayerShape,
+    perceptron: Perceptron,
+    fit: _Fit,
+    x: Tensor,
+    importance: Tensor,
+    active: float,
+    options: CalibrationOptions,
+) -> Converted:
+    """The layer with these sizes."""
+    gate, up, down = perceptron.weights()
+    width = shape.intermediate_size
+    order = importance.argsort(descending=True, stable=True)
+    shared, rest = order[: shape.shared_size].sort().values, order[shape.shared_size :]
     if not shape.num_experts:
-        keep = torch.zeros(1, h.shape[1])
+        keep = torch.zeros(1, width)
         keep[:, shared] = 1.0
-        down, bias, error = fit.compensated(keep.expand_as(h), options.compensator)
+        down, bias, error = fit.compensated(keep, options.compensator)
         return Converted(_fill(shape, gate, up, down, bias, shared, rest[:0][None]), shape, 0.0, error)
-    neurons = _experts(fit, rest, shape, seed)
-    energy = output_energy(h, down, neurons)
-    wanted = shape.experts_for(options.active)
+    neurons = _experts(fit, rest, shape, options.seed)
+    wanted = shape.experts_for(active)
     if options.router != "ridge":
         count = int(wanted)
-        representative = None
-        scores = energy
+        representative = random = None
         if options.router == "representative":
-            strongest = fit.energy()[:, neurons].mean(0).argmax(dim=1, keepdim=True)
+            strongest = fit.energy[:, neurons].mean(0).argmax(dim=1, keepdim=True)
             representative = neurons.gather(1, strongest)[:, 0]
-            scores = h[:, representative].abs()
-        new_down, bias, error = fit.compensated(kept(scores, count, neurons, h.shape[1]), options.compensator)
-        masked = MaskedMLP(perceptron.module, neurons, new_down, bias, count, representative)
+            scores = fit.h[:, representative].abs()
+        elif options.router == "random":
+            generator = torch.Generator().manual_seed(options.seed)
+            random = torch.randn(shape.hidden_size, shape.num_experts, generator=generator)
+            scores = x @ random
+        else:
+            scores = output_energy(fit.h, down, neurons)
+        new_down, bias, error = fit.compensated(kept(scores, count, neurons, width), options.compensator)
+        masked = MaskedMLP(perceptron.module, neurons, new_down, bias, count, representative, random)
         return Converted(masked, shape, float(count), error)
-    target = energy * fit.weight[:, None]
+    target = output_energy(fit.h, down, neurons) * fit.weight[:, None]
     router = _ridge(x, (target + FLOOR * target.mean()).log(), shape.router_dim, wanted)
-    chosen = (router.logits(x) >= router.threshold).to(h.dtype)
-    new_down, bias, error = fit.compensated(spread(chosen, neurons, h.shape[1]), options.compensator)
+    chosen = (router.logits(x) >= router.threshold).to(x.dtype)
+    new_down, bias, error = fit.compensated(spread(chosen, neurons, width), options.compensator)
     module = _fill(shape, gate, up, new_down, bias, shared, neurons, router)
     return Converted(module, shape, float(chosen[fit.held_back].sum(1).mean()), error)
 
@@ -110,58 +153,67 @@ def convert(
 class _Fit:
     """The dense layer on the calibration tokens, and the least-squares problems on it."""
 
-    def __init__(self, h: Tensor, down: Tensor, weight: Tensor) -> None:
-        self.h, self.down, self.weight = h, down, weight
-        self.output = h @ down.T
+    def __init__(self, h: Tensor, down: Tensor, given: LayerInput) -> None:
+        self.h, self.down = h, down
+        if given.behind is None:
+            self.target = product(h, down.T)
+            weight = token_weight(given.rest + self.target)
+        else:
+            self.target = given.behind - given.rest
+            weight = token_weight(given.behind)
+        self.weight, self.unit = weight / weight.mean(), weight.mean()
+        self.energy = h.square() * down.square().sum(0)  # [T, I]: of each neuron's output
         self.held_back = torch.arange(h.shape[0]) % HELD_BACK == HELD_BACK - 1
 
-    def energy(self) -> Tensor:
-        """|h_i|^2 |w_i|^2 [T, I]."""
-        return self.h.square() * self.down.square().sum(0)
-
-    def error(self, kept_h: Tensor, down: Tensor, bias: Tensor) -> float:
-        tokens = self.held_back
-        lost = (self.output[tokens] - kept_h[tokens] @ down.T - bias).square().sum(1)
-        whole = self.output[tokens].square().sum(1)
-        weight = self.weight[tokens]
-        return float((lost * weight).sum() / (whole * weight).sum().clamp_min(1e-30))
-
     def compensated(self, keep: Tensor, how: str) -> tuple[Tensor, Tensor, float]:
-        """Down projection [H, I], bias [H] and error, when only the neurons kept [T, I] are there.
+        """Down projection [H, I], bias [H] and error, when only the neurons kept, [T, I] or [1, I], are there.
 
-        Least squares: the down projection that is nearest to the dense output, held to the dense one
-        by a damping that is chosen on the tokens held back; the mean alone is among the candidates.
+        Least squares: the down projection that comes nearest to the target, held to the dense one by a
+        damping that is chosen on the tokens held back; the mean alone is among the candidates.
         """
-        kept_h = self.h * keep
+        used = (keep.amax(0) > 0).nonzero()[:, 0]
+        a = self.h[:, used] * keep[:, used]
+        down = self.down[:, used]
+        missing = self.target - product(a, down.T)
         tokens = ~self.held_back
-        a, weight = kept_h[tokens], self.weight[tokens, None]
-        missing = self.output[tokens] - a @ self.down.T
-        none = torch.zeros(self.down.shape[0])
-        candidates = [(self.down, none)]
+        weight = self.weight[tokens]
+        step, bias = torch.zeros_like(down), torch.zeros(down.shape[0])
+        candidates = [(step, bias)]
         if how != "none":
-            candidates = [(self.down, (missing * weight).sum(0) / weight.sum())]
+            mean = (missing[tokens] * weight[:, None]).sum(0) / weight.sum()
+            candidates = [(step, mean)]
         if how == "least_squares":
-            a = torch.cat([a, torch.ones(a.shape[0], 1)], dim=1)
-            gram, right = (a * weight).T @ a, (a * weight).T @ missing
+            basis = torch.cat([a[tokens], a.new_ones(len(weight), 1)], dim=1)
+            gram, right = moment(basis, weight, basis), moment(basis, weight, missing[tokens])
+            gram = (gram + gram.T) / 2
             diagonal = gram.diagonal().clone()
             for damping in DAMPING:
                 regular = gram + torch.diag(damping * diagonal + 1e-6 * diagonal.mean() + 1e-12)
-                step = torch.cholesky_solve(right, torch.linalg.cholesky(regular))
-                candidates.append((self.down + step[:-1].T, step[-1]))
-        errors = [self.error(kept_h, *candidate) for candidate in candidates]
+                factor, failed = torch.linalg.cholesky_ex(regular)
+                if int(failed) == 0:  # with rounded factors, little damping may not be enough
+                    solved = torch.cholesky_solve(right, factor)
+                    candidates.append((solved[:-1].T, solved[-1]))
+        held = missing[self.held_back], a[self.held_back], self.weight[self.held_back]
+        errors = [self._error(*held, *candidate) for candidate in candidates]
         best = min(range(len(errors)), key=errors.__getitem__)
-        return (*candidates[best], errors[best])
+        found = self.down.clone()
+        found[:, used] += candidates[best][0]
+        return found, candidates[best][1], errors[best]
+
+    def _error(self, missing: Tensor, a: Tensor, weight: Tensor, step: Tensor, bias: Tensor) -> float:
+        lost = (missing - product(a, step.T) - bias).square().sum(1)
+        return float((lost * weight).mean() * self.unit)
 
 
 def _importance(fit: _Fit, score: str) -> Tensor:
     if score == "energy":
-        return (fit.energy() * fit.weight[:, None]).mean(0)
+        return (fit.energy * fit.weight[:, None]).mean(0)
     return fit.h.var(dim=0) * fit.down.square().sum(0)
 
 
 def _experts(fit: _Fit, rest: Tensor, shape: LayerShape, seed: int) -> Tensor:
     """[E, m]: the neurons of each expert, those that are active in the same tokens together."""
-    energy = fit.energy()
+    energy = fit.energy[:: max(1, fit.energy.shape[0] // MARKED_TOKENS)]
     marked = max(1, int(MARKED * energy.shape[1]))
     marks = torch.zeros_like(energy).scatter(1, energy.topk(marked, dim=1).indices, 1.0)[:, rest].T
     features = marks / marks.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -186,7 +238,7 @@ def _ridge(x: Tensor, target: Tensor, dimension: int, wanted: float) -> _RidgeRo
     """Reduced-rank ridge regression of target [T, E] on x, and the threshold for so many experts a token."""
     mean_x, mean = x.mean(0), target.mean(0)
     a = x - mean_x
-    gram = a.T @ a
+    gram = moment(a, torch.ones(a.shape[0], dtype=a.dtype), a)
     gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-12)
     slopes = torch.cholesky_solve(a.T @ (target - mean), torch.linalg.cholesky(gram))  # [H, E]
     fitted = a @ slopes
@@ -219,10 +271,10 @@ def _fill(
     module: Any = sparse  # its parameters by name
     if shape.shared_size:
         module.shared_gate_up_proj.copy_(torch.cat([gate[shared], up[shared]])[None])
-        module.shared_down_proj.copy_(down[:, shared][None])
+        module.shared_down_proj.copy_(down.T[shared][None])
     if router is not None:
         module.gate_up_proj.copy_(torch.cat([gate[neurons], up[neurons]], dim=1))
-        module.down_proj.copy_(down.T[neurons].transpose(1, 2))
+        module.down_proj.copy_(down.T[neurons])
         module.router.projection.copy_(router.projection)
         module.router.centroids.zero_()
         module.router.centroids[:-1].copy_(router.centroids)

@@ -60,8 +60,9 @@ class SparseMLP(nn.Module):
     chosen counts in full, as its neurons did in the dense layer: the gates are not used. A slot with
     the ground state (index E) or nothing (E + 1) is absent for the experts.
 
-    Parameters: ``shared_gate_up_proj`` [1, 2S, H], ``shared_down_proj`` [1, H, S], ``gate_up_proj``
-    [E, 2m, H], ``down_proj`` [E, H, m], each where its size is not 0, ``bias`` [H], and the router's.
+    Parameters: ``shared_gate_up_proj`` [1, 2S, H], ``shared_down_proj`` [1, S, H], ``gate_up_proj``
+    [E, 2m, H], ``down_proj`` [E, m, H], each where its size is not 0, ``bias`` [H], and the router's. The down
+    projections lie transposed: with few neurons, a row for each is read faster than a column.
     """
 
     def __init__(
@@ -80,9 +81,9 @@ class SparseMLP(nn.Module):
         )
         for name, sizes in (
             ("shared_gate_up_proj", (1, 2 * shared, hidden)),
-            ("shared_down_proj", (1, hidden, shared)),
+            ("shared_down_proj", (1, shared, hidden)),
             ("gate_up_proj", (experts, 2 * width, hidden)),
-            ("down_proj", (experts, hidden, width)),
+            ("down_proj", (experts, width, hidden)),
             ("bias", (hidden,)),
         ):
             value = nn.Parameter(torch.zeros(sizes, dtype=dtype, device=device)) if 0 not in sizes else None
@@ -119,7 +120,7 @@ class SparseMLP(nn.Module):
                 index,
                 weights,
                 self.shared_gate_up_proj,
-                self.shared_down_proj,
+                self.shared_down_proj.transpose(1, 2),
                 activation=activation,
             )
         if self.router is not None:
@@ -129,7 +130,7 @@ class SparseMLP(nn.Module):
                 routing.index,
                 torch.ones_like(routing.weights),
                 self.gate_up_proj,
-                self.down_proj,
+                self.down_proj.transpose(1, 2),
                 activation=activation,
                 layer=self.layer_number,
             )
@@ -143,7 +144,8 @@ class MaskedMLP(nn.Module):
     """A control that needs the dense layer: all neurons are computed, and those not chosen are dropped.
 
     Nothing is saved by it. representative: [E], the neuron of each expert whose activation is its score;
-    None: the score is the true energy of the expert's output. neurons: [E, m].
+    random: [H, E], a projection of the input as the score. Neither: the true energy of the expert's
+    output. neurons: [E, m].
     """
 
     def __init__(
@@ -154,19 +156,22 @@ class MaskedMLP(nn.Module):
         bias: Tensor,
         count: int,
         representative: Tensor | None,
+        random: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.dense, self.neurons, self.down, self.bias = dense, neurons, down, bias
-        self.count, self.representative = count, representative
+        self.count, self.representative, self.random = count, representative, random
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         dense = self.dense
         h = dense.act_fn(dense.gate_proj(hidden_states)) * dense.up_proj(hidden_states)
         flat = h.reshape(-1, h.shape[-1])
-        if self.representative is None:
-            scores = output_energy(flat, dense.down_proj.weight, self.neurons)
-        else:
+        if self.representative is not None:
             scores = flat[:, self.representative].abs()
+        elif self.random is not None:
+            scores = hidden_states.reshape(-1, hidden_states.shape[-1]) @ self.random.to(flat.dtype)
+        else:
+            scores = output_energy(flat, dense.down_proj.weight, self.neurons)
         keep = kept(scores, self.count, self.neurons, flat.shape[1])
         return nn.functional.linear(h * keep.reshape(h.shape), self.down, self.bias)
 

@@ -11,8 +11,8 @@ from genesis_moe.studies.record import write_atomically, write_json
 
 @dataclass(frozen=True)
 class LayerReport:
-    """name: of the module. active: of the dense layer's multiplications, router included. error: the share
-    of the dense output's energy that is lost, on calibration tokens held back from the fit."""
+    """name: of the module. active: of the dense layer's multiplications, router included. error: energy that the
+    residual stream behind the layer lacks, as a share of its own, on calibration tokens held back from the fit."""
 
     name: str
     shape: dict[str, Any]
@@ -24,7 +24,8 @@ class LayerReport:
 @dataclass(frozen=True)
 class CalibrationReport:
     """active: of the multiplications of all MLPs, counted on calibration tokens. quality: on held-out text,
-    None without it. seconds, cpu_seconds: of the conversion; total_*: with the evaluation. energy: of
+    None without it. distillation: steps, tokens, minutes, rate and the loss of each step; None without.
+    seconds, cpu_seconds: of the conversion; total_*: with the evaluation. energy: of
     the conversion, with its source; joules is None without a meter."""
 
     model: str
@@ -35,6 +36,7 @@ class CalibrationReport:
     mlp_flops_saved_per_token: float
     mlp_bytes_saved_per_token: float
     quality: dict[str, Any] | None
+    distillation: dict[str, Any] | None
     seconds: float
     cpu_seconds: float
     total_seconds: float
@@ -60,25 +62,43 @@ class CalibrationReport:
             f"- saved per token in the MLPs: {self.mlp_flops_saved_per_token / 1e6:.1f} MFLOP, and when one token is "
             f"decoded {self.mlp_bytes_saved_per_token / 2**20:.1f} MiB of weights that are not read",
         ]
+        if self.distillation is not None:
+            one = self.distillation
+            lines.append(
+                f"- distilled for {one['minutes']:.1f} min of processor time over threads: {one['steps']} steps, "
+                f"{one['tokens']} tokens, KL {one['kl'][0]:.3f} to {sum(one['kl'][-8:]) / len(one['kl'][-8:]):.3f} nats"
+            )
         if self.quality is not None:
             lines += [
                 "",
                 "| held-out text | dense perplexity | sparse | ratio | KL, nats | same first choice |",
             ]
             lines += ["|---|--:|--:|--:|--:|--:|"]
+            if self.quality["cloze"] is not None:
+                lines.insert(
+                    -2,
+                    f"- cloze questions answered: {self.quality['cloze']:.1%} "
+                    f"(dense {self.quality['dense_cloze']:.1%}); "
+                    f"active on this text: {self.quality['active'] or self.active:.1%}",
+                )
+                lines.insert(-2, "")
             for name, one in [*self.quality["domains"].items(), ("all", self.quality)]:
                 lines.append(
                     f"| {name} | {one['dense_perplexity']:.2f} | {one['perplexity']:.2f} | {one['ratio']:.3f} "
                     f"| {one['kl']:.3f} | {one['top_1_agreement']:.1%} |"
                 )
-        lines += ["", "| layer | shared | experts | per token | active | output energy lost |"]
+        lines += ["", "| layer | shared | experts | per token | active | stream lost |"]
         lines += ["|---|--:|--:|--:|--:|--:|"]
         for layer in self.layers:
             shape = layer.shape
             lines.append(
                 f"| {layer.name} | {shape['shared_size']} of {shape['intermediate_size']} | {shape['num_experts']} of "
-                f"{shape['expert_size']} | {layer.experts_per_token:.1f} | {layer.active:.1%} | {layer.error:.1%} |"
+                f"{shape['expert_size']} | {layer.experts_per_token:.1f} | {layer.active:.1%} | {layer.error:.2%} |"
             )
+        lines += [
+            "",
+            "Stream lost: the energy that the residual stream behind the layer lacks, as a share of its own.",
+        ]
         return "\n".join(lines) + "\n"
 
     def save(self, folder: str | Path) -> None:

@@ -8,7 +8,7 @@ from genesis_moe.calibration.layer import LayerShape, SparseMLP
 from genesis_moe.errors import InvalidArgumentError
 
 RECORD = "genesis_moe_calibration"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 def record(model: Any, shapes: dict[str, LayerShape]) -> None:

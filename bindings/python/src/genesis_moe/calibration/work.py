@@ -17,7 +17,7 @@ from genesis_moe.studies.record import write_atomically
 
 
 class Work:
-    """A folder with one file a layer, each written whole or not at all.
+    """A folder with one file a layer, and one of the distillation, each written whole or not at all.
 
     Files of another model, text or other options are refused: key says what they have to be of.
     """
@@ -25,12 +25,13 @@ class Work:
     def __init__(self, folder: str | os.PathLike[str] | None, key: str) -> None:
         self._folder, self._key = None if folder is None else Path(folder), key
 
-    def _path(self, number: int) -> Path | None:
-        return None if self._folder is None else self._folder / f"layer-{number:04d}.pt"
+    def _path(self, part: int | str) -> Path | None:
+        name = part if isinstance(part, str) else f"layer-{part:04d}"
+        return None if self._folder is None else self._folder / f"{name}.pt"
 
-    def load(self, number: int) -> dict[str, Any] | None:
-        """What was saved of a layer, or None."""
-        path = self._path(number)
+    def load(self, part: int | str) -> dict[str, Any] | None:
+        """What was saved of a layer, by its number, or under a name; None if nothing was."""
+        path = self._path(part)
         if path is None or not path.exists():
             return None
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -40,8 +41,8 @@ class Work:
             )
         return found
 
-    def save(self, number: int, layer: dict[str, Any]) -> None:
-        path = self._path(number)
+    def save(self, part: int | str, layer: dict[str, Any]) -> None:
+        path = self._path(part)
         if path is not None:
             buffer = io.BytesIO()
             torch.save({**layer, "key": self._key}, buffer)
@@ -50,7 +51,7 @@ class Work:
     def clear(self) -> None:
         """Removes the layers, once all of them are in a saved model."""
         if self._folder is not None and self._folder.is_dir():
-            for path in self._folder.glob("layer-*.pt"):
+            for path in self._folder.glob("*.pt"):
                 path.unlink()
             if not any(self._folder.iterdir()):
                 self._folder.rmdir()

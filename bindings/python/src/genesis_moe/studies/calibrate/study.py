@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import importlib.util
 import time
 from pathlib import Path
@@ -12,28 +14,19 @@ import torch
 from torch import Tensor
 
 import genesis_moe as gm
+from genesis_moe.calibration import perceptrons, products
+from genesis_moe.calibration.cloze import questions, word_test
+from genesis_moe.calibration.quality import compare, token_log_probabilities
+from genesis_moe.calibration.shares import Profile, importance
+from genesis_moe.calibration.tokens import windows
+from genesis_moe.studies.calibrate.arms import ARMS, LABELS
+from genesis_moe.studies.calibrate.speed import generate
 from genesis_moe.studies.calibrate.tables import write
 from genesis_moe.studies.compare.corpus import Corpus, build
 from genesis_moe.studies.record import environment, read_json, write_json
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-PROMPTS = ("The capital of France is", "def fibonacci(n):", "To make a cup of tea, first")
-
-# What differs between the arms: options of gm.calibrate.
-ARMS: dict[str, dict[str, Any]] = {
-    "hamiltonian": {},
-    "all-shared": {"experts": 0},
-    "FLAP-like": {"experts": 0, "score": "fluctuation", "compensator": "bias"},
-    "representative": {"router": "representative"},
-    "oracle": {"router": "oracle"},
-}
-LABELS = {
-    "hamiltonian": "shared + routed, ridge router, tokens differ in experts (ours)",
-    "all-shared": "all shared: static, with the same least squares",
-    "FLAP-like": "static by fluctuation, bias (as FLAP)",
-    "representative": "the same experts, representative-neuron router",
-    "oracle": "the same experts, oracle router, fixed number",
-}
+LENGTH = 512  # tokens in a window
 
 
 def load() -> tuple[Any, Any]:
@@ -56,73 +49,102 @@ def texts(part: dict[str, Any], most: int) -> dict[str, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m genesis_moe.studies.calibrate", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/calibrate"))
-    parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--active", default="0.5,0.75,0.25")
+    parser.add_argument("--arms", default=",".join(name for name in ARMS if "distilled" not in name))
+    parser.add_argument("--active", default="0.75,0.5,0.25")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--tokens", type=int, default=6144, help="calibration tokens")
+    parser.add_argument("--held-out-tokens", type=int, default=512, help="of each domain")
+    parser.add_argument("--distill-minutes", type=float, default=20.0, help="of the arms with distillation")
     parser.add_argument("--tables-only", action="store_true", help="README and figure from the record")
     chosen = parser.parse_args(arguments)
     path = chosen.out / "calibrate.json"
     if not chosen.tables_only:
-        _run(chosen, path)
+        Study(chosen, path).run()
     write(read_json(path), chosen.out)
     return 0
 
 
-def _run(chosen: argparse.Namespace, path: Path) -> None:
-    corpus: Corpus = build()
-    training = [text for one in texts(dict(corpus.training), 400_000).values() for text in one]
-    held_out = texts(dict(corpus.held_out), 40_000)
-    record: dict[str, Any] = read_json(path) if path.exists() else {"runs": []}
-    record |= {"environment": environment(), "corpus": corpus.describe(), "labels": LABELS, "model": GGUF}
-    for seed in map(int, chosen.seeds.split(",")):
-        for active in map(float, chosen.active.split(",")):
-            for arm in chosen.arms.split(","):
-                key = {"arm": arm, "active": active, "seed": seed, "tokens": chosen.tokens}
-                if any(run["key"] == key for run in record["runs"]):
-                    continue
-                record["runs"].append({"key": key, **_one(key, training, held_out)})
-                write_json(path, record)
-                print(key, record["runs"][-1]["report"]["quality"]["ratio"], flush=True)
+def precision() -> Any:
+    """The evaluation, dense and sparse, is in bfloat16 where the processor has it: that of a 4-bit model."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=products.hardware())
 
 
-def _one(key: dict[str, Any], training: list[str], held_out: dict[str, list[str]]) -> dict[str, Any]:
-    model, tokenizer = load()
-    samples = key["arm"] == "hamiltonian" and key["seed"] == 0
-    dense_samples = generate(model, tokenizer) if samples else None
-    dense_speed = speed(model) if samples else None
-    report = gm.calibrate(
-        model, training, tokenizer=tokenizer, active=key["active"], seed=key["seed"], tokens=key["tokens"],
-        held_out=held_out, held_out_tokens=1024, **ARMS[key["arm"]],
-    )  # fmt: skip
-    found: dict[str, Any] = {"report": report.as_dict(), "threads": torch.get_num_threads()}
-    if samples:
-        found["samples"] = {"dense": dense_samples, "sparse": generate(model, tokenizer)}
-        found["tokens_per_second"] = {"dense": dense_speed, "sparse": speed(model)}
-    return found
+class Study:
+    """The dense model with its reference values, and the record, which is written after each run."""
 
+    def __init__(self, chosen: argparse.Namespace, path: Path) -> None:
+        self.chosen, self.path = chosen, path
+        corpus: Corpus = build()
+        self.training = [text for one in texts(dict(corpus.training), 400_000).values() for text in one]
+        self.model, self.tokenizer = load()
+        # Tokenised once, not in every run.
+        self.tokenize = functools.cache(
+            lambda text, add_special_tokens: self.tokenizer(text, add_special_tokens=False)
+        )
+        held_out = texts(dict(corpus.held_out), 40_000)
+        self.held_out = {
+            name: windows(documents, self.tokenize, chosen.held_out_tokens, LENGTH, 0)
+            for name, documents in held_out.items()
+        }
+        is_word = word_test(self.tokenizer)
+        self.cloze = {name: questions(ids, is_word) for name, ids in self.held_out.items()}
+        with torch.no_grad(), precision():
+            self.dense = {
+                name: token_log_probabilities(self.model, ids) for name, ids in self.held_out.items()
+            }
+            check = compare(self.model, self.dense, self.held_out, self.cloze)
+        self.record: dict[str, Any] = read_json(path) if path.exists() else {"runs": []}
+        self.record |= {
+            "environment": environment(), "corpus": corpus.describe(), "labels": LABELS, "model": GGUF,
+            "threads": torch.get_num_threads(), "held_out_tokens": {k: v.numel() for k, v in self.held_out.items()},
+            "dense": check, "precision": "bfloat16 autocast" if products.hardware() else "float32",
+        }  # fmt: skip
+        self._profile: tuple[int, Profile] | None = None
 
-def generate(model: Any, tokenizer: Any) -> list[str]:
-    """Greedy continuations of the prompts, prompt included."""
-    found = []
-    for prompt in PROMPTS:
-        ids = tokenizer(prompt, return_tensors="pt")
-        found.append(tokenizer.decode(model.generate(**ids, max_new_tokens=16, do_sample=False)[0]))
-    return found
+    def run(self) -> None:
+        chosen = self.chosen
+        for seed in map(int, chosen.seeds.split(",")):
+            for active in map(float, chosen.active.split(",")):
+                for arm in chosen.arms.split(","):
+                    key: dict[str, Any] = {
+                        "arm": arm,
+                        "active": active,
+                        "seed": seed,
+                        "tokens": chosen.tokens,
+                    }
+                    if "distilled" in arm:
+                        key["distill_minutes"] = chosen.distill_minutes
+                    if any(run["key"] == key for run in self.record["runs"]):
+                        continue
+                    self.record["runs"].append({"key": key, **self._one(key)})
+                    write_json(self.path, self.record)
+                    quality = self.record["runs"][-1]["quality"]
+                    print(key, f"{quality['ratio']:.4f}", f"{time.process_time():.0f} s CPU", flush=True)
 
+    def _one(self, key: dict[str, Any]) -> dict[str, Any]:
+        model = copy.deepcopy(self.model)
+        options = dict(ARMS[key["arm"]])
+        if "distill_minutes" in key:
+            options["distill_minutes"] = key["distill_minutes"]
+        report = gm.calibrate(
+            model, self.training, tokenizer=self.tokenize, active=key["active"], seed=key["seed"],
+            tokens=key["tokens"], length=LENGTH, profile=self._profile_of(key), **options,
+        )  # fmt: skip
+        with torch.no_grad(), precision():
+            quality = compare(model, self.dense, self.held_out, self.cloze)
+        found: dict[str, Any] = {
+            "report": report.as_dict(), "quality": quality, "commit": self.record["environment"]["commit"],
+        }  # fmt: skip
+        if key["arm"].startswith("hamiltonian") and key["seed"] == 0:
+            found["samples"] = {
+                "dense": generate(self.model, self.tokenizer), "sparse": generate(model, self.tokenizer),
+            }  # fmt: skip
+        return found
 
-def speed(model: Any, length: int = 256, steps: int = 16) -> dict[str, float]:
-    """Tokens per second of one prefill and of decoding, the best of three, as the machine may be shared."""
-    ids: Tensor = torch.arange(length)[None] + 1000
-    prefill, decode = [], []
-    with torch.no_grad():
-        for _ in range(3):
-            start = time.perf_counter()
-            out = model(ids, use_cache=True)
-            prefill.append(time.perf_counter() - start)
-            cache, token = out.past_key_values, ids[:, -1:]
-            for _ in range(steps):
-                start = time.perf_counter()
-                cache = model(token, past_key_values=cache, use_cache=True).past_key_values
-                decode.append(time.perf_counter() - start)
-    return {"prefill": length / min(prefill), "decode": 1 / min(decode)}
+    def _profile_of(self, key: dict[str, Any]) -> Profile:
+        if self._profile is None or self._profile[0] != key["seed"]:
+            ids: Tensor = windows(self.training, self.tokenize, key["tokens"], LENGTH, key["seed"])
+            with torch.no_grad():
+                found = importance(self.model, perceptrons.find(self.model), ids)
+            self._profile = key["seed"], Profile(found)
+        return self._profile[1]
