@@ -41,7 +41,7 @@ func borrow(e *core.Engine, layout func(*arena)) *core.Scratch {
 
 // tiles are the sizes of a worker's memory.
 type tiles struct {
-	gathered, z, dh, gradient, weights, halves int
+	gathered, z, h, dh, gradient, weights, halves int
 }
 
 // layoutWorkers gives each worker its memory.
@@ -53,6 +53,7 @@ func (l *layer[S, F]) layoutWorkers(a *arena, t *tiles) {
 		w := &l.workers[i]
 		w.gathered = take[F](a, t.gathered)
 		w.z = take[F](a, t.z)
+		w.h = take[F](a, t.h)
 		w.dh = take[F](a, t.dh)
 		w.gradient = take[F](a, t.gradient)
 		w.weights = take[F](a, t.weights)

@@ -37,6 +37,7 @@ func Forward(e *core.Engine, a *core.ExpertsForwardArgs) (err error) {
 const (
 	stageActivate stage = iota // z = x gate_up_proj^T and h = act(z), by columns of h
 	stageProject               // y = h down_proj^T, by columns of y
+	stageWhole                 // both, for several units that are cheap: see whole.go
 	stageCombine               // output = sum of w y, by tokens
 )
 
@@ -86,8 +87,9 @@ func (l *forward[S, F]) plot() {
 	l.tiles.gathered = l.slotRows * l.hidden
 	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj))
 	l.tiles.halves = max(halvesSize[S, F](l.library, l.slotRows, &l.gateUpProj), halvesSize[S, F](l.library, l.slotRows, &l.downProj))
-	for group := 0; group < len(l.units); group += l.ring {
-		end := min(group+l.ring, len(l.units))
+	cheap := l.firstCheap()
+	for group := 0; group < cheap; group += l.ring {
+		end := min(group+l.ring, cheap)
 		for i := group; i < end; i++ {
 			u := &l.units[i]
 			w := width(l.intermediate, u.rows(), l.activateCost(u), remaining)
@@ -115,6 +117,7 @@ func (l *forward[S, F]) plot() {
 			})
 		}
 	}
+	l.plotCheap(cheap, remaining, combined)
 	ranges(l.tokens, l.tokenWidth(), func(first, last int) {
 		s.add(step{stage: stageCombine, first: first, last: last, needs: [2]gate{combined}})
 	})
@@ -144,21 +147,35 @@ func (l *forward[S, F]) do(worker int, s *step) {
 	w := &l.workers[worker]
 	switch s.stage {
 	case stageActivate:
-		l.activate(w, s)
+		l.activate(w, s.unit, s.first, s.last, l.slot(l.h, s.unit, l.intermediate))
 	case stageProject:
-		u := &l.units[s.unit]
-		timesTransposed(l.library, w, u.rows(), unsafe.SliceData(l.slot(l.h, s.unit, l.intermediate)), l.intermediate,
-			&l.downProj, u.expert, s.first, s.last, &l.y[u.first*l.hidden+s.first], l.hidden)
+		l.project(w, s.unit, s.first, s.last, l.slot(l.h, s.unit, l.intermediate))
+	case stageWhole:
+		for unit := s.first; unit < s.last; unit++ {
+			if l.intermediate > 0 {
+				l.activate(w, unit, 0, l.intermediate, w.h)
+			}
+			if l.hidden > 0 {
+				l.project(w, unit, 0, l.hidden, w.h)
+			}
+		}
 	case stageCombine:
 		l.combine(w, &l.output, l.y, true, s.first, s.last)
 	}
 }
 
-// activate computes columns of z and of h while they are in the cache.
-func (l *forward[S, F]) activate(w *worker[F], s *step) {
-	u, n := &l.units[s.unit], s.last-s.first
-	x, ldx := l.rowsOf(w, &l.hiddenStates, s.unit)
-	spans := l.activation.spans(s.first, s.last, l.intermediate)
+// project computes columns [first, last) of a unit's y from its h.
+func (l *forward[S, F]) project(w *worker[F], unit, first, last int, h []F) {
+	u := &l.units[unit]
+	timesTransposed(l.library, w, u.rows(), unsafe.SliceData(h), l.intermediate,
+		&l.downProj, u.expert, first, last, &l.y[u.first*l.hidden+first], l.hidden)
+}
+
+// activate computes columns [first, last) of a unit's h, and of its z while they are in the cache.
+func (l *forward[S, F]) activate(w *worker[F], unit, first, last int, h []F) {
+	u, n := &l.units[unit], last-first
+	x, ldx := l.rowsOf(w, &l.hiddenStates, unit)
+	spans := l.activation.spans(first, last, l.intermediate)
 
 	// z is where the gates of the first row begin; the ups are so many columns further on.
 	z, ldz, distance := unsafe.SliceData(w.z), n*l.activation.perIntermediate(), n
@@ -181,10 +198,9 @@ func (l *forward[S, F]) activate(w *worker[F], s *step) {
 		}
 		column = distance
 	}
-	h := l.slot(l.h, s.unit, l.intermediate)
 	for i := range u.rows() {
 		gate, up := gateAndUp(&l.activation, offset(z, i*ldz), n, distance)
-		forwardRow(&l.activation, h[i*l.intermediate+s.first:i*l.intermediate+s.last], gate, up)
+		forwardRow(&l.activation, h[i*l.intermediate+first:i*l.intermediate+last], gate, up)
 	}
 	if !l.preActivation.present || l.zInPlace() {
 		return

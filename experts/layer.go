@@ -34,6 +34,7 @@ type worker[F blas.Float] struct {
 	gathered []F // [rows of a unit, H]
 	holds    gathered
 	z        []F         // columns of a unit's pre-activations that are not used in place
+	h        []F         // of a unit that is done whole
 	dh       []F         // columns of the gradient of h
 	gradient []F         // a part of a weight's gradient that is not computed in place
 	weights  []F         // a converted part of a weight

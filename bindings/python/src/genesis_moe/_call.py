@@ -35,6 +35,7 @@ _VIEW_BYTES = ctypes.sizeof(_abi.DLTensor)
 _SLOT_BYTES = _VIEW_BYTES + 2 * 8 * MAX_DIMENSIONS
 # A DLTensor, then its shape, then its strides, by the number of dimensions.
 _PACK = [struct.Struct(f"@QiiiBBHQQQ{n}q{n}q").pack_into for n in range(MAX_DIMENSIONS + 1)]
+_ADDRESS = struct.Struct("@Q")  # the first field of a DLTensor
 _WORKSPACE = struct.Struct("@QQ")  # the last two fields
 
 _FORMATS: dict[Any, str] = {ctypes.c_int64: "q", ctypes.c_double: "d"}
@@ -70,9 +71,7 @@ class Function:
         queue: Queue | None = None,
         *more: Any,
     ) -> None:
-        call = self.call
-        if call is None:
-            call = self.call = getattr(library(), self.name)
+        call = self.function()
         # Popping and appending are atomic, and the block is ours in between: other
         # threads, which run while ctypes has let go of the GIL, take other blocks.
         try:
@@ -80,37 +79,7 @@ class Function:
         except IndexError:
             block = _Block(self)
         try:
-            memory = block.memory
-            head = [self.size, 0, ctypes.addressof(options)]
-            for (name, offset, here, sizes), value in zip(block.slots, values, strict=True):
-                if name is None:
-                    head.append(value)
-                elif value is None:
-                    head.append(0)
-                else:
-                    data, device_type, device_id, code, bits, shape, strides = view_of(name, value)
-                    dimensions = len(shape)
-                    if dimensions > MAX_DIMENSIONS:
-                        raise InvalidArgumentError(f"{name}: {dimensions} dimensions, want at most 3")
-                    _PACK[dimensions](
-                        memory,
-                        offset,
-                        data,
-                        device_type,
-                        device_id,
-                        dimensions,
-                        code,
-                        bits,
-                        1,
-                        sizes,
-                        sizes + 8 * dimensions,
-                        0,
-                        *shape,
-                        *strides,
-                    )
-                    head.append(here)
-            head += (0, 0, 0) if queue is None else (queue.stream, 0, 0)
-            self.head.pack_into(memory, 0, *head)
+            self.write(block, options, values, view_of, queue)
             scratch = None if queue is None else self._lend(queue, engine, block)
             status = call(engine, block.pointer, *more)
             del scratch
@@ -118,6 +87,54 @@ class Function:
             self.free.append(block)
         if status:
             raise error_of(status)
+
+    def function(self) -> Any:
+        """The function of the library."""
+        call = self.call
+        if call is None:
+            call = self.call = getattr(library(), self.name)
+        return call
+
+    def write(
+        self,
+        block: _Block,
+        options: ctypes.Structure,
+        values: tuple[Any, ...],
+        view_of: ViewOf,
+        queue: Queue | None,
+    ) -> None:
+        """Packs the arguments of a call into a block."""
+        memory = block.memory
+        head = [self.size, 0, ctypes.addressof(options)]
+        for (name, offset, here, sizes), value in zip(block.slots, values, strict=True):
+            if name is None:
+                head.append(value)
+            elif value is None:
+                head.append(0)
+            else:
+                data, device_type, device_id, code, bits, shape, strides = view_of(name, value)
+                dimensions = len(shape)
+                if dimensions > MAX_DIMENSIONS:
+                    raise InvalidArgumentError(f"{name}: {dimensions} dimensions, want at most 3")
+                _PACK[dimensions](
+                    memory,
+                    offset,
+                    data,
+                    device_type,
+                    device_id,
+                    dimensions,
+                    code,
+                    bits,
+                    1,
+                    sizes,
+                    sizes + 8 * dimensions,
+                    0,
+                    *shape,
+                    *strides,
+                )
+                head.append(here)
+        head += (0, 0, 0) if queue is None else (queue.stream, 0, 0)
+        self.head.pack_into(memory, 0, *head)
 
     def _lend(self, queue: Queue, engine: int, block: _Block) -> Any:
         """Puts the workspace that a call needs into its struct; returns what keeps it."""
@@ -147,6 +164,36 @@ class _Block:
             (name, offset, address + offset, address + offset + _VIEW_BYTES)
             for name, offset in zip(function.names, offsets, strict=True)
         ]
+
+
+class Prepared:
+    """A call on the CPU whose arguments stay, but for the addresses of some tensors; for one thread at a time.
+
+    values: as those of :class:`Function`; they and the options are kept.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        engine: int,
+        options: ctypes.Structure,
+        values: tuple[Any, ...],
+        view_of: ViewOf,
+    ) -> None:
+        self._call, self._engine, self._block = function.function(), engine, _Block(function)
+        self._kept = options, values
+        self._offsets = {name: offset for name, offset, _, _ in self._block.slots if name is not None}
+        function.write(self._block, options, values, view_of, None)
+
+    def setter(self, name: str) -> Callable[[int], None]:
+        """What sets the address of a tensor for the calls to come."""
+        pack, memory, offset = _ADDRESS.pack_into, self._block.memory, self._offsets[name]
+        return lambda address: pack(memory, offset, address)
+
+    def __call__(self) -> None:
+        status = self._call(self._engine, self._block.pointer)
+        if status:
+            raise error_of(status)
 
 
 router_forward = Function("gmoe_router_forward", _abi.RouterForwardArgs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import random
 from pathlib import Path
@@ -13,10 +15,13 @@ import transformers
 
 import genesis_moe as gm
 from genesis_moe.calibration import command, perceptrons
+from genesis_moe.calibration import distill as distillation
+from genesis_moe.calibration.cloze import questions, score
 from genesis_moe.calibration.clusters import balanced
 from genesis_moe.calibration.convert import _ridge, convert
 from genesis_moe.calibration.layer import SparseMLP
 from genesis_moe.calibration.options import CalibrationOptions
+from genesis_moe.calibration.shares import allocate
 from genesis_moe.calibration.stream import LayerInput
 
 SIZES = {
@@ -162,6 +167,110 @@ def test_oracle_loses_less_than_the_ridge_router() -> None:
     assert errors["oracle"] < errors["ridge"]
 
 
+def test_one_token_is_decoded_as_among_others() -> None:
+    model = make()
+    calibrated(model, shared=0.25)
+    layer = model.model.layers[0].mlp
+    x = torch.randn(5, 32)
+    with torch.no_grad():
+        wanted = layer(x)
+        for _ in range(2):
+            for row in range(5):
+                found = layer(x[None, row : row + 1])
+                assert found.shape == (1, 1, 32)
+                torch.testing.assert_close(found[0], wanted[row : row + 1], rtol=0, atol=0)
+        assert layer.router.last_routing.index.shape[0] == 1
+        # Parameters that move, change or become less precise are seen.
+        layer.down_proj.mul_(2)
+        layer.shared_down_proj = torch.nn.Parameter(2 * layer.shared_down_proj)
+        layer.bias.mul_(2)
+        torch.testing.assert_close(layer(x[:1]), 2 * wanted[:1])
+        layer.bfloat16()
+        torch.testing.assert_close(layer(x[:1].bfloat16()), layer(x.bfloat16())[:1], rtol=0.02, atol=1e-3)
+    copied = copy.deepcopy(layer).float()
+    assert copied(x[:1]).requires_grad  # with gradients the usual way
+
+
+def test_shares_follow_importance_and_keep_the_mean() -> None:
+    draw = torch.Generator().manual_seed(0)
+    importances = [scale * torch.rand(64, generator=draw) for scale in (1.0, 0.1, 10.0)]
+    for active in (0.3, 0.5, 0.8):
+        found = allocate(importances, active, [0.5 * active] * 3)
+        assert sum(found) / 3 == pytest.approx(active, abs=1e-3)
+        assert found[1] <= found[0] <= found[2] <= 1.0 and min(found) >= 0.5 * active - 1e-6
+    with pytest.raises(gm.InvalidArgumentError, match=r"active: 0\.1"):
+        allocate(importances, 0.1, [0.2] * 3)
+
+
+def test_following_the_dense_stream_loses_less() -> None:
+    torch.manual_seed(3)
+    state = make(num_hidden_layers=4).state_dict()
+    errors = {}
+    for target in ("stream", "layer"):
+        model = make(num_hidden_layers=4)
+        model.load_state_dict(state)
+        dense = copy.deepcopy(model)
+        calibrated(model, target=target, experts=0, tokens=4096)
+        ids = torch.tensor([Letters()(text)["input_ids"][:64] for text in words(5)])
+        states = [one.model(ids).last_hidden_state for one in (model, dense)]
+        errors[target] = float((states[0] - states[1]).detach().square().mean())
+    assert errors["stream"] < errors["layer"]
+
+
+def test_cloze_asks_for_words() -> None:
+    ids = torch.randint(0, 20, (2, 80), generator=torch.Generator().manual_seed(0))
+    asked = questions(ids, lambda token: token >= 10)
+    assert len(asked) > 20
+    for window, position, answer, *wrong in asked.tolist():
+        assert int(ids[window, position + 1]) == answer and position >= 31
+        assert len({answer, *wrong}) == 4 and min(wrong) >= 10
+    certain = torch.nn.functional.one_hot(ids[0, 1:], 20).float()
+    here = asked[asked[:, 0] == 0]
+    assert score(certain, here) == len(here) and score(-certain, here) == 0
+
+
+def test_distillation_brings_the_model_nearer_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(2)
+    model = make(initializer_range=0.2)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"active": 0.4, "distill_minutes": 1.0, "distill_rate": 3e-3}
+    ticks = itertools.count()
+    # Time stands still but for the steps: a step is a fortieth of the time.
+    monkeypatch.setattr(distillation._Clock, "minutes", lambda clock: clock._spent + next(ticks) / 40)
+    report = calibrated(model, **options)
+    assert report.distillation is not None
+    kl = report.distillation["kl"]
+    assert len(kl) == report.distillation["steps"] == 40
+    assert sum(kl[-8:]) < 0.8 * sum(kl[:8])
+    assert "distilled for" in report.page()
+    # Killed half way, the same call goes on from what was saved.
+    killed = make(initializer_range=0.2)
+    killed.load_state_dict(state)
+    monkeypatch.setattr(distillation, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(distillation._Clock, "minutes", stopping_after(20))
+    with pytest.raises(KeyboardInterrupt):
+        calibrated(killed, work=tmp_path / "work", **options)
+    assert (tmp_path / "work" / "distillation.pt").exists()
+    assert all(torch.equal(value, state[name]) for name, value in killed.state_dict().items())
+    ticks = itertools.count()
+    monkeypatch.setattr(distillation._Clock, "minutes", lambda clock: clock._spent + next(ticks) / 40)
+    resumed = calibrated(killed, work=tmp_path / "work", **options)
+    assert resumed.distillation is not None and resumed.distillation["kl"][:5] == kl[:5]
+
+
+def stopping_after(steps: int) -> Any:
+    ticks = itertools.count()
+
+    def minutes(clock: Any) -> float:
+        if (now := next(ticks)) > steps:
+            raise KeyboardInterrupt
+        return float(clock._spent) + now / 80  # a step asks twice: for its rate and when it saves
+
+    return minutes
+
+
 def test_report_is_json_and_a_page(tmp_path: Path) -> None:
     report = calibrated(make(), held_out={"other": words(1)}, held_out_tokens=128)
     report.save(tmp_path)
@@ -275,6 +384,11 @@ def test_calibrated_twice_is_refused() -> None:
         ({"shared": 1.5}, "shared: 1.5"),
         ({"router": "best"}, "router: 'best'"),
         ({"tokens": 0}, "tokens: 0"),
+        ({"allocation": "fair"}, "allocation: 'fair'"),
+        ({"target": "moon"}, "target: 'moon'"),
+        ({"distill_minutes": -1}, "distill_minutes: -1"),
+        ({"distill_minutes": 1, "router": "oracle"}, "with router 'oracle' nothing is trained"),
+        ({"distill_rate": 0.0}, "distill_rate: 0.0"),
     ],
 )
 def test_options_refused(options: dict[str, Any], message: str) -> None:
@@ -287,6 +401,23 @@ def test_too_little_text_is_refused() -> None:
         calibrated(make(), texts=["abcde"])
     with pytest.raises(gm.InvalidArgumentError, match="texts: a str"):
         calibrated(make(), texts="abcde")
+
+
+def test_a_full_disk_while_a_layer_is_kept_leaves_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genesis_moe.studies import record
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    model = make()
+    wanted = model(IDS).logits
+    monkeypatch.setattr(record.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        calibrated(model, work=tmp_path / "work")
+    assert list((tmp_path / "work").iterdir()) == []
+    torch.testing.assert_close(model(IDS).logits, wanted, rtol=0, atol=0)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genesis_moe import functional
+from genesis_moe.calibration import decode
 from genesis_moe.router import Router
 
 
@@ -109,6 +110,8 @@ class SparseMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = hidden_states.reshape(-1, self.shape.hidden_size)
+        if decode.possible(self, tokens):
+            return decode.run(self, tokens).reshape(hidden_states.shape)
         bias: Any = self.bias
         output: Tensor = bias.to(tokens.dtype)
         activation = self.shape.activation

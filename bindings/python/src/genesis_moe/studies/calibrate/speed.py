@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from genesis_moe.calibration.perceptrons import decoder_layers
+
 PROMPTS = ("The capital of France is", "def fibonacci(n):", "To make a cup of tea, first")
+PREFILL, DECODED = 256, 8  # tokens
 
 
 def generate(model: Any, tokenizer: Any) -> list[str]:
@@ -13,4 +22,77 @@ def generate(model: Any, tokenizer: Any) -> list[str]:
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt")
         found.append(tokenizer.decode(model.generate(**ids, max_new_tokens=16, do_sample=False)[0]))
+    return found
+
+
+@torch.no_grad()
+def measure(dense: Any, sparse: Any, ids: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+    """Tokens per second of prefill and decoding, and of the MLPs alone, dense and sparse in turn.
+
+    ids: real text, [L] with L >= PREFILL + DECODED: what is routed decides what is computed. Tokens per
+    second are of the best round, ratios (sparse over dense) the median within a round: the
+    machine may be shared.
+    """
+    prompt, following = ids[None, :PREFILL], ids[PREFILL : PREFILL + DECODED]
+    models = {"dense": dense, "sparse": sparse}
+    caches = {name: model(prompt, use_cache=True).past_key_values for name, model in models.items()}
+    inputs = {name: _mlp_inputs(model, prompt) for name, model in models.items()}
+
+    def decode(name: str) -> None:
+        for token in following:
+            models[name](token[None, None], past_key_values=caches[name], use_cache=True)
+        caches[name].crop(PREFILL)
+
+    def alone(name: str, rows: int) -> None:
+        for mlp, x in inputs[name]:
+            for first in range(0, DECODED * rows, rows) if rows == 1 else (0,):
+                mlp(x[:, first : first + rows])
+
+    work: dict[str, tuple[Callable[[str], Any], Callable[[str], Any], int]] = {
+        "prefill": (
+            lambda name: models[name](prompt, use_cache=True),
+            lambda name: alone(name, PREFILL),
+            PREFILL,
+        ),
+        "decode": (decode, lambda name: alone(name, 1), DECODED),
+    }
+    found: dict[str, dict[str, float]] = {}
+    for what, (whole, mlps, tokens) in work.items():
+        seconds: dict[str, list[float]] = {"dense": [], "sparse": []}
+        parts: dict[str, list[float]] = {"dense": [], "sparse": []}
+        for number in range(rounds + 1):  # the first one warms up
+            for name in models if number % 2 else reversed(models):
+                for run, into in ((whole, seconds), (mlps, parts)):
+                    start = time.perf_counter()
+                    run(name)
+                    into[name].append(time.perf_counter() - start)
+        found[what] = {
+            "dense": tokens / min(seconds["dense"][1:]),
+            "sparse": tokens / min(seconds["sparse"][1:]),
+            "ratio": _ratio(seconds),
+            "mlp_dense": tokens / min(parts["dense"][1:]),
+            "mlp_sparse": tokens / min(parts["sparse"][1:]),
+            "mlp_ratio": _ratio(parts),
+        }
+    return found
+
+
+def _ratio(seconds: dict[str, list[float]]) -> float:
+    return statistics.median(
+        a / b for a, b in list(zip(seconds["dense"], seconds["sparse"], strict=True))[1:]
+    )
+
+
+def _mlp_inputs(model: Any, ids: Tensor) -> list[tuple[Any, Tensor]]:
+    found: list[tuple[Any, Tensor]] = []
+
+    def keep(module: Any, arguments: tuple[Any, ...]) -> None:
+        found.append((module, arguments[0].clone()))
+
+    hooks = [layer.mlp.register_forward_pre_hook(keep) for layer in decoder_layers(model)]
+    try:
+        model(ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return found

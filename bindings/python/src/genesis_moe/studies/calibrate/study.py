@@ -20,7 +20,7 @@ from genesis_moe.calibration.quality import compare, token_log_probabilities
 from genesis_moe.calibration.shares import Profile, importance
 from genesis_moe.calibration.tokens import windows
 from genesis_moe.studies.calibrate.arms import ARMS, LABELS
-from genesis_moe.studies.calibrate.speed import generate
+from genesis_moe.studies.calibrate.speed import generate, measure
 from genesis_moe.studies.calibrate.tables import write
 from genesis_moe.studies.compare.corpus import Corpus, build
 from genesis_moe.studies.record import environment, read_json, write_json
@@ -55,11 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=6144, help="calibration tokens")
     parser.add_argument("--held-out-tokens", type=int, default=512, help="of each domain")
     parser.add_argument("--distill-minutes", type=float, default=20.0, help="of the arms with distillation")
+    parser.add_argument("--speed", action="store_true", help="measure tokens per second instead, of seed 0")
+    parser.add_argument("--rounds", type=int, default=20, help="of --speed")
     parser.add_argument("--tables-only", action="store_true", help="README and figure from the record")
     chosen = parser.parse_args(arguments)
     path = chosen.out / "calibrate.json"
     if not chosen.tables_only:
-        Study(chosen, path).run()
+        study = Study(chosen, path)
+        study.speed() if chosen.speed else study.run()
     write(read_json(path), chosen.out)
     return 0
 
@@ -121,15 +124,26 @@ class Study:
                     quality = self.record["runs"][-1]["quality"]
                     print(key, f"{quality['ratio']:.4f}", f"{time.process_time():.0f} s CPU", flush=True)
 
+    def speed(self) -> None:
+        """Tokens per second, dense and sparse in turn, at each active share."""
+        runs = []
+        for active in map(float, self.chosen.active.split(",")):
+            model = copy.deepcopy(self.model)
+            key = {"arm": "hamiltonian", "active": active, "seed": 0, "tokens": self.chosen.tokens}
+            report = self._calibrate(model, key)
+            ids = next(iter(self.held_out.values()))[0]
+            measured = measure(self.model, model.eval(), ids, self.chosen.rounds)
+            runs.append({"key": key, "active": report.active, "measured": measured})
+            print(key, measured, flush=True)
+            self.record["speed"] = {
+                "rounds": self.chosen.rounds, "threads": torch.get_num_threads(), "environment": environment(),
+                "runs": runs,
+            }  # fmt: skip
+            write_json(self.path, self.record)
+
     def _one(self, key: dict[str, Any]) -> dict[str, Any]:
         model = copy.deepcopy(self.model)
-        options = dict(ARMS[key["arm"]])
-        if "distill_minutes" in key:
-            options["distill_minutes"] = key["distill_minutes"]
-        report = gm.calibrate(
-            model, self.training, tokenizer=self.tokenize, active=key["active"], seed=key["seed"],
-            tokens=key["tokens"], length=LENGTH, profile=self._profile_of(key), **options,
-        )  # fmt: skip
+        report = self._calibrate(model, key)
         with torch.no_grad(), precision():
             quality = compare(model, self.dense, self.held_out, self.cloze)
         found: dict[str, Any] = {
@@ -140,6 +154,15 @@ class Study:
                 "dense": generate(self.model, self.tokenizer), "sparse": generate(model, self.tokenizer),
             }  # fmt: skip
         return found
+
+    def _calibrate(self, model: Any, key: dict[str, Any]) -> gm.CalibrationReport:
+        options = dict(ARMS[key["arm"]])
+        if "distill_minutes" in key:
+            options["distill_minutes"] = key["distill_minutes"]
+        return gm.calibrate(
+            model, self.training, tokenizer=self.tokenize, active=key["active"], seed=key["seed"],
+            tokens=key["tokens"], length=LENGTH, profile=self._profile_of(key), **options,
+        )  # fmt: skip
 
     def _profile_of(self, key: dict[str, Any]) -> Profile:
         if self._profile is None or self._profile[0] != key["seed"]:

@@ -56,14 +56,15 @@ def page(record: dict[str, Any]) -> str:
 
         lines.append(
             f"| {active:.0%} | {record['labels'][arm]} | {statistics.mean(one['active'] for one in reports):.1%} "
-            f"| {_percent(mean('active'))} | {len(runs)} | {', '.join(map(str, tokens))} | {statistics.mean(ratios):.3f} "
+            f"| {_percent(mean('active'))} | {len(runs)} | {', '.join(map(str, tokens))} "
+            f"| {statistics.mean(ratios):.3f} "
             f"| {min(ratios):.3f} to {max(ratios):.3f} | {mean('kl'):.3f} | {_percent(mean('top_1_agreement'))} "
             f"| {_percent(mean('cloze'))} | {statistics.mean(one['cpu_seconds'] for one in reports):.0f} |"
         )
     lines += [
         "",
         "The oracle and the representative router run all experts to choose; `counted` leaves that out. "
-        "They have the same number of experts for every token, ours has not. All arms with least squares have the same.",
+        "They have the same number of experts for every token, ours has not.",
         "",
         *[_target(record, active, target) for active, target in TARGETS],
         "",
