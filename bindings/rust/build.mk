@@ -26,7 +26,7 @@ check-rust: build $(STAMPS)/rust ## rustfmt, clippy, documentation, packages
 	$(call CARGO,DOCS_RS=1) package -q --workspace --locked --allow-dirty
 
 # The tests that call the library. The sanitizer is a nightly feature: hence RUSTC_BOOTSTRAP.
-MEMORY_TESTS := $(addprefix --test ,clans fork layer library meter monitor ndarray tensor threads vectors)
+MEMORY_TESTS := $(addprefix --test ,clans fork growth layer library meter monitor ndarray tensor threads vectors)
 check-rust-memory: build $(STAMPS)/rust ## Rust tests under the address sanitizer
 	$(call CARGO,RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address) test -q -p genesis-moe $(LINKED) $(MEMORY_TESTS) \
 	  --target x86_64-unknown-linux-gnu --target-dir ../../build/rust-asan

@@ -1,7 +1,8 @@
 use crate::Parameter;
 use crate::error::{Result, invalid};
 
-/// Moves parameters against their gradients.
+/// Moves parameters against their gradients. [`Sgd`] and [`Adam`] divide what they remember of an expert
+/// that was split; one of your own asks [`Parameter::take_divided_rows`].
 pub trait Optimizer {
     /// One step over parameters, of one layer or of several chained; always the same ones in the
     /// same order. A parameter without a gradient stays as it is.
@@ -42,7 +43,9 @@ impl Sgd {
 impl Optimizer for Sgd {
     fn step<'a>(&mut self, parameters: impl Iterator<Item = &'a mut Parameter>) -> Result<()> {
         for (position, parameter) in parameters.enumerate() {
+            let divided = parameter.take_divided_rows();
             let velocity = entry(&mut self.velocities, position, parameter)?;
+            divide(velocity, &divided, parameter.row_length(), 0.5);
             let (value, Some(gradient)) = parameter.value_and_gradient() else { continue };
             for ((value, gradient), velocity) in value.iter_mut().zip(gradient).zip(velocity) {
                 *velocity = self.momentum * *velocity + gradient;
@@ -114,8 +117,11 @@ impl Optimizer for Adam {
         let correction = 1.0 - beta2.powi(self.steps);
         let shrink = 1.0 - self.learning_rate * self.weight_decay;
         for (position, parameter) in parameters.enumerate() {
+            let divided = parameter.take_divided_rows();
             let first = entry(&mut self.first_moments, position, parameter)?;
+            divide(first, &divided, parameter.row_length(), 0.5);
             let second = entry(&mut self.second_moments, position, parameter)?;
+            divide(second, &divided, parameter.row_length(), 0.25);
             let (value, Some(gradient)) = parameter.value_and_gradient() else { continue };
             for (((value, gradient), m), v) in value.iter_mut().zip(gradient).zip(first).zip(second) {
                 *m = beta1 * *m + (1.0 - beta1) * gradient;
@@ -124,6 +130,15 @@ impl Optimizer for Adam {
             }
         }
         Ok(())
+    }
+}
+
+/// A row's memory goes to the row and its copy, as their shares of its gradients.
+fn divide(memory: &mut [f32], divided: &[(usize, usize)], length: usize, share: f32) {
+    for &(row, copy) in divided {
+        let own = row * length..(row + 1) * length;
+        memory[own.clone()].iter_mut().for_each(|value| *value *= share);
+        memory.copy_within(own, copy * length);
     }
 }
 
@@ -142,4 +157,42 @@ fn entry<'a>(state: &'a mut Vec<Vec<f32>>, position: usize, parameter: &Paramete
         ));
     }
     Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two rows of two, and room for a third.
+    fn parameter() -> Parameter {
+        let mut parameter = Parameter::new("p", &[3, 2], || 0.5);
+        parameter.receive(vec![1.0, 2.0, 4.0, 8.0, 0.0, 0.0]);
+        parameter
+    }
+
+    #[test]
+    fn adam_divides_its_memory_of_a_row() {
+        let (mut adam, mut parameter) = (Adam::new(0.1), parameter());
+        adam.step([&mut parameter].into_iter()).unwrap();
+        let (first, second) = (adam.first_moments[0].clone(), adam.second_moments[0].clone());
+        parameter.divide_row(1, 2);
+        parameter.zero_gradient(); // nothing moves but the memory
+        adam.step([&mut parameter].into_iter()).unwrap();
+        adam.step([&mut parameter].into_iter()).unwrap(); // once is enough
+        let halves = [first[0], first[1], first[2] / 2.0, first[3] / 2.0, first[2] / 2.0, first[3] / 2.0];
+        let quarters = [second[0], second[1], second[2] / 4.0, second[3] / 4.0, second[2] / 4.0, second[3] / 4.0];
+        assert_eq!(adam.first_moments[0], halves);
+        assert_eq!(adam.second_moments[0], quarters);
+        assert_eq!(parameter.value()[2..4], parameter.value()[4..6]);
+    }
+
+    #[test]
+    fn momentum_is_divided_too() {
+        let (mut sgd, mut parameter) = (Sgd::new(0.1).momentum(0.9), parameter());
+        sgd.step([&mut parameter].into_iter()).unwrap();
+        parameter.divide_row(0, 2);
+        parameter.zero_gradient();
+        sgd.step([&mut parameter].into_iter()).unwrap();
+        assert_eq!(sgd.velocities[0], [0.5, 1.0, 4.0, 8.0, 0.5, 1.0]);
+    }
 }

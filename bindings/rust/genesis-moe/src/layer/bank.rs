@@ -103,6 +103,11 @@ impl Bank {
         Ok(grad_x)
     }
 
+    /// Another expert becomes a copy of this one.
+    pub fn divide(&mut self, expert: usize, copy: usize) {
+        self.parameters_mut().for_each(|parameter| parameter.divide_row(expert, copy));
+    }
+
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         let all =
             [Some(&self.gate_up_proj), self.gate_up_bias.as_ref(), Some(&self.down_proj), self.down_bias.as_ref()];

@@ -2,6 +2,7 @@ use fastrand::Rng;
 
 use super::Layer;
 use super::bank::Bank;
+use super::forest::Forest;
 use super::gate::Gate;
 use super::parameter::Parameter;
 use crate::error::{Result, invalid};
@@ -18,6 +19,7 @@ pub struct LayerBuilder {
     hidden_size: usize,
     intermediate_size: usize,
     num_experts: usize,
+    max_experts: Option<usize>,
     router: RouterOptions,
     experts: ExpertsOptions,
     budget: Option<f64>,
@@ -37,6 +39,7 @@ impl LayerBuilder {
             hidden_size,
             intermediate_size,
             num_experts,
+            max_experts: None,
             router: RouterOptions::default(),
             experts: ExpertsOptions::default(),
             budget: None,
@@ -60,6 +63,13 @@ impl LayerBuilder {
     /// The experts' network; default SwiGLU.
     pub fn experts(mut self, options: ExpertsOptions) -> Self {
         self.experts = options;
+        self
+    }
+
+    /// How many experts [`Layer::split`] may make of them: memory for so many is there from the start, so
+    /// that shapes never change. Hamiltonian. Without it the layer does not grow.
+    pub fn max_experts(mut self, experts: usize) -> Self {
+        self.max_experts = Some(experts);
         self
     }
 
@@ -133,12 +143,13 @@ impl LayerBuilder {
         let routed = self.bank(
             engine,
             &mut rng,
-            self.num_experts,
+            self.slots(),
             ["gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias"],
         );
         let names = ["shared_gate_up_proj", "shared_gate_up_proj_bias", "shared_down_proj", "shared_down_proj_bias"];
         let shared = (self.shared_experts > 0).then(|| self.bank(engine, &mut rng, self.shared_experts, names));
-        let layer = Layer::of(gate, routed, shared);
+        let forest = self.max_experts.map(|slots| Forest::new(engine, slots, self.hidden_size));
+        let layer = Layer::of(gate, forest, routed, shared);
         layer.predict(&[])?; // The library refuses what else is wrong now, and not in training.
         Ok(layer)
     }
@@ -166,6 +177,17 @@ impl LayerBuilder {
                 return Err(invalid!("budget: {budget}, want between 1 and top_k = {top_k}"));
             }
         }
+        if let Some(most) = self.max_experts {
+            if !self.is(Mode::Hamiltonian) {
+                return Err(invalid!("max_experts: {most}, but only layers of mode hamiltonian grow"));
+            }
+            if most < self.num_experts {
+                return Err(invalid!("max_experts: {most}, want at least num_experts = {}", self.num_experts));
+            }
+            if self.auxiliary_loss != 0.0 {
+                return Err(invalid!("auxiliary_loss: {}, want 0 in a layer that grows", self.auxiliary_loss));
+            }
+        }
         if !self.auxiliary_loss.is_finite() {
             return Err(invalid!("auxiliary_loss: {}, want a finite number", self.auxiliary_loss));
         }
@@ -176,8 +198,15 @@ impl LayerBuilder {
         self.router.raw.mode == mode as i32
     }
 
+    /// The experts that there is memory for.
+    fn slots(&self) -> usize {
+        self.max_experts.unwrap_or(self.num_experts)
+    }
+
     fn gate(&self, engine: &Engine, rng: &mut Rng) -> Gate {
-        let (hidden_size, num_experts) = (self.hidden_size, self.num_experts);
+        let (hidden_size, num_experts) = (self.hidden_size, self.slots());
+        let mut clans = 0..num_experts;
+        let price = || clans.next().filter(|&clan| clan >= self.num_experts).map_or(0.0, |_| f32::INFINITY); // closed
         let hamiltonian = self.is(Mode::Hamiltonian);
         let router_dim = self.router_dim.filter(|_| hamiltonian);
         let width = router_dim.unwrap_or(hidden_size);
@@ -200,7 +229,7 @@ impl LayerBuilder {
             projection,
             temperature: hamiltonian.then(|| Parameter::new("router.temperature", &[1], || self.temperature)),
             bias: self.router_bias.then(|| Parameter::new("router.bias", &[num_experts], || 0.0)),
-            price: (!self.is(Mode::Mixtral)).then(|| Parameter::new("router.price", &[num_experts], || 0.0)),
+            price: (!self.is(Mode::Mixtral)).then(|| Parameter::new("router.price", &[num_experts], price)),
             gap: self.budget.map(|_| Parameter::new("router.gap", &[1], || INITIAL_GAP)),
             budget: self.budget,
             price_rate: self.price_rate.unwrap_or(if hamiltonian { 0.02 } else { 1e-3 }),

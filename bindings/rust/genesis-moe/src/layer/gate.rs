@@ -33,8 +33,11 @@ pub(super) struct Gate {
 pub struct Routing {
     /// Slots per token, K.
     pub top_k: usize,
-    /// `[T, K]`: each token's experts, best first; absent slots hold E.
+    /// `[T, K]`: each token's experts, best first; absent slots hold E. In a layer that grows they are
+    /// clans: experts that were split are one to the router.
     pub index: Vec<i64>,
+    /// `[T, K]`: in a layer that grows, the experts of those clans; absent slots hold max_experts.
+    pub experts: Option<Vec<i64>>,
     /// `[T, K]`: their weights; absent slots hold 0.
     pub weights: Vec<f32>,
     /// `[T, E]`: -u, or the linear logits.
@@ -51,6 +54,7 @@ impl Gate {
         let mut routing = Routing {
             top_k: self.top_k,
             index: vec![0; tokens * self.top_k],
+            experts: None,
             weights: vec![0.0; tokens * self.top_k],
             logits: vec![0.0; tokens * self.num_experts],
             counts: vec![0; self.num_experts],

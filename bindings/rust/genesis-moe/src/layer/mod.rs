@@ -2,8 +2,10 @@
 
 mod bank;
 mod builder;
+mod forest;
 mod gate;
 mod parameter;
+mod split;
 
 pub use builder::LayerBuilder;
 pub use gate::Routing;
@@ -12,6 +14,7 @@ pub use parameter::Parameter;
 use crate::RouterReport;
 use crate::error::{Result, invalid};
 use bank::{Assignment, Bank};
+use forest::Forest;
 use gate::Gate;
 use parameter::add;
 
@@ -50,6 +53,7 @@ use parameter::add;
 #[derive(Clone, Debug)]
 pub struct Layer {
     gate: Gate,
+    forest: Option<Forest>,
     routed: Bank,
     shared: Option<Bank>,
     saved: Option<Saved>,
@@ -84,7 +88,7 @@ impl Everywhere {
 
 impl Routing {
     fn assignment(&self) -> Assignment<'_> {
-        Assignment { index: &self.index, weights: &self.weights, slots: self.top_k }
+        Assignment { index: self.experts.as_ref().unwrap_or(&self.index), weights: &self.weights, slots: self.top_k }
     }
 }
 
@@ -95,8 +99,8 @@ impl Layer {
         LayerBuilder::new(hidden_size, intermediate_size, num_experts)
     }
 
-    fn of(gate: Gate, routed: Bank, shared: Option<Bank>) -> Self {
-        Self { gate, routed, shared, saved: None, routing: None }
+    fn of(gate: Gate, forest: Option<Forest>, routed: Bank, shared: Option<Bank>) -> Self {
+        Self { gate, forest, routed, shared, saved: None, routing: None }
     }
 
     /// The output `[T, H]` for x `[T, H]`, both row-major. It keeps what backward needs, and
@@ -106,7 +110,7 @@ impl Layer {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) when x is not whole rows of H.
     pub fn forward(&mut self, x: &[f32]) -> Result<Vec<f32>> {
         let tokens = self.tokens_of("x", x)?;
-        let routing = self.gate.forward(x)?;
+        let routing = self.route(x)?;
         let mut kept = Saved {
             x: x.to_vec(),
             routed: vec![0.0; self.routed.pre_activation_size(routing.assignment())],
@@ -130,13 +134,21 @@ impl Layer {
     /// As [`Layer::forward`].
     pub fn predict(&self, x: &[f32]) -> Result<Vec<f32>> {
         let tokens = self.tokens_of("x", x)?;
-        let routing = self.gate.forward(x)?;
+        let routing = self.route(x)?;
         let mut output = self.routed.forward(x, routing.assignment(), None)?;
         if let Some(shared) = &self.shared {
             let everywhere = Everywhere::new(tokens, shared.down_proj.shape()[0]);
             add(&mut output, &shared.forward(x, everywhere.assignment(), None)?);
         }
         Ok(output)
+    }
+
+    fn route(&self, x: &[f32]) -> Result<Routing> {
+        let mut routing = self.gate.forward(x)?;
+        if let Some(forest) = &self.forest {
+            routing.experts = Some(forest.descend(x, self.gate.hidden_size, &routing)?);
+        }
+        Ok(routing)
     }
 
     /// The gradient `[T, H]` of x of the last forward, given that of its output. Gradients of
@@ -214,9 +226,9 @@ impl Layer {
         self.parameters_mut().for_each(Parameter::zero_gradient);
     }
 
-    /// Everything that a checkpoint holds: parameters, prices and gap, by name.
+    /// Everything that a checkpoint holds: parameters, prices, gap and the trees of experts, by name.
     pub fn state(&self) -> impl Iterator<Item = &Parameter> {
-        self.parameters().chain(self.gate.buffers())
+        self.parameters().chain(self.gate.buffers()).chain(self.forest.iter().flat_map(Forest::buffers))
     }
 
     /// Sets the entry of that name in the [state](Layer::state).
@@ -226,7 +238,8 @@ impl Layer {
     /// another number of elements.
     pub fn load(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let shared = self.shared.iter_mut().flat_map(Bank::parameters_mut);
-        let mut state = self.gate.state_mut().chain(self.routed.parameters_mut()).chain(shared);
+        let forest = self.forest.iter_mut().flat_map(Forest::buffers_mut);
+        let mut state = self.gate.state_mut().chain(self.routed.parameters_mut()).chain(shared).chain(forest);
         let found = state.find(|entry| entry.name() == name);
         found.ok_or_else(|| invalid!("{name}: the layer's state has no such entry"))?.load(values)
     }

@@ -11,13 +11,14 @@ pub struct Parameter {
     value: Vec<f32>,
     gradient: Vec<f32>,
     has_gradient: bool,
+    divided: Vec<(usize, usize)>,
 }
 
 impl Parameter {
     /// A parameter whose elements `draw` gives one after the other.
-    pub(super) fn new(name: &'static str, shape: &[usize], mut draw: impl FnMut() -> f32) -> Self {
+    pub(crate) fn new(name: &'static str, shape: &[usize], mut draw: impl FnMut() -> f32) -> Self {
         let value = (0..shape.iter().product()).map(|_| draw()).collect();
-        Self { name, shape: shape.to_vec(), value, gradient: Vec::new(), has_gradient: false }
+        Self { name, shape: shape.to_vec(), value, gradient: Vec::new(), has_gradient: false, divided: Vec::new() }
     }
 
     /// Its name, as in the state of the layer of the Python package.
@@ -50,6 +51,26 @@ impl Parameter {
         (&mut self.value, self.has_gradient.then_some(&self.gradient))
     }
 
+    /// The elements of a row: all sizes but the first.
+    pub fn row_length(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+
+    /// The rows that [`Layer::split`](crate::Layer::split) has divided since this was last asked: which row,
+    /// and which other has become its copy. An optimiser with a memory of gradients asks in each step, and
+    /// divides that too: each of the two has half of the tokens from now on, so half of the mean of
+    /// the gradients and a quarter of that of their squares.
+    pub fn take_divided_rows(&mut self) -> Vec<(usize, usize)> {
+        mem::take(&mut self.divided)
+    }
+
+    /// Another row becomes a copy of this one.
+    pub(crate) fn divide_row(&mut self, row: usize, copy: usize) {
+        let length = self.row_length();
+        self.value.copy_within(row * length..(row + 1) * length, copy * length);
+        self.divided.push((row, copy));
+    }
+
     pub(super) fn load(&mut self, values: &[f32]) -> Result<()> {
         if values.len() != self.value.len() {
             return Err(invalid!(
@@ -64,7 +85,7 @@ impl Parameter {
         Ok(())
     }
 
-    pub(super) fn zero_gradient(&mut self) {
+    pub(crate) fn zero_gradient(&mut self) {
         self.has_gradient = false;
     }
 
@@ -86,7 +107,7 @@ impl Parameter {
     }
 
     /// Takes a gradient, or adds it to the one that is there.
-    pub(super) fn receive(&mut self, buffer: Vec<f32>) {
+    pub(crate) fn receive(&mut self, buffer: Vec<f32>) {
         if self.has_gradient {
             add(&mut self.gradient, &buffer);
         } else {
