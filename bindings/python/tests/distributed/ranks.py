@@ -1,29 +1,41 @@
 """Processes that tests run functions in, as ranks of one group: started once, Gloo over loopback.
 
 A hang is an error within seconds: the group has a timeout, and so has waiting for an answer.
+They are forks of one server that has imported torch, which is most of what a rank's start costs. The
+server imports no genesis_moe: its library does not work in a fork.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_context, set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
 # Generous, since the machine may be busy; what must fail quickly says so.
 TIMEOUT_SECONDS = 120.0
+PRELOAD = [
+    "torch._dynamo",  # the first optimiser imports it
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "transformers.models.mixtral.modeling_mixtral",
+]
 
 
 class Ranks:
     """``run(function, *arguments)`` calls ``function(*arguments)`` on every rank; the results, by rank."""
 
     def __init__(self, number: int, **environment: str) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver")
+        set_forkserver_preload(PRELOAD)
         self.number = number
         self.folder = tempfile.TemporaryDirectory(prefix="gmoe-ranks-")
         self.runs = 0
@@ -78,6 +90,9 @@ class Ranks:
     def close(self) -> None:
         for pipe in self.pipes:
             pipe.close()
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)  # a test may have stopped it
         for process in self.processes:
             process.join(5)
             if process.is_alive():

@@ -106,7 +106,8 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tens
             local = gradient.to_local()
             mesh, placements = gradient.device_mesh, gradient.placements
             groups = tuple(mesh.get_group(i) for i, p in enumerate(placements) if p.is_shard())
-        square = torch.linalg.vector_norm(local, dtype=torch.float32).square()
+        precise = torch.promote_types(local.dtype, torch.float32)
+        square = torch.linalg.vector_norm(local, dtype=precise).square()
         squares[groups] = squares.get(groups, torch.zeros_like(square)) + square
     for groups, square in squares.items():
         for group in groups:

@@ -126,6 +126,8 @@ class Run:
         self.folder = folder
         self.fingerprint = fingerprint(arm, seed, settings, corpus.sha256)
         self.model = LanguageModel(settings.shape, arm.build(settings.shape, seed), seed)
+        self.network: nn.Module = self.model  # what is called
+        self.ranks = 1
         self.optimizer = optimizer_of(self.model, arm, settings)
         self.step = 0
         self.checked = False
@@ -179,9 +181,9 @@ class Run:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.arm.learning_rate * learning_rate_factor(self.step, settings)
-        text = batch_of(self.corpus, settings, self.seed, self.step)
+        text = self._mine(batch_of(self.corpus, settings, self.seed, self.step))
         rows_before = None if self.checked else gm.engine_counters()["expert_rows"]
-        logits = self.model(text[:, :-1])
+        logits = self.network(text[:, :-1])
         if rows_before is not None:
             self._check_rows(gm.engine_counters()["expert_rows"] - rows_before)
         loss = functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
@@ -191,7 +193,7 @@ class Run:
                 objective = objective + self.arm.auxiliary * layer.auxiliary_loss()
         self.optimizer.zero_grad()
         objective.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        self._clip_gradients()
         self.optimizer.step()
         self.step += 1
         gm.step(self.model, self.optimizer, self.step / settings.steps)
@@ -200,7 +202,7 @@ class Run:
         counts = self._counts()
         self.recent = [*self.recent, counts][-RECENT:]
         violations = self._violations(counts)
-        value = loss.item()
+        value = self._total(loss.detach()).item() / self.ranks
         self.curves["loss"].append(value)
         self.curves["expert_rows"].append([int(layer.sum()) for layer in counts])
         self.curves["max_violation"].append(sum(violations) / max(1, len(violations)))
@@ -212,6 +214,7 @@ class Run:
         library says it computed. They are not when something else does the work."""
         shared = sum(layer.shared_experts for layer in self._mixtures)
         routed = int(self._counts().sum()) + shared * self.settings.tokens_per_step
+        computed = int(self._total(torch.tensor(computed)))
         if computed != routed:
             raise RuntimeError(
                 f"the library computed {computed} expert rows, the routing has {routed}: "
@@ -224,7 +227,21 @@ class Run:
         routings = [layer.last_routing for layer in self._mixtures]
         if not routings:
             return np.zeros((0, 0))
-        return np.stack([routing.counts.cpu().numpy() for routing in routings if routing is not None])
+        counts = torch.stack([routing.counts for routing in routings if routing is not None])
+        return self._total(counts).cpu().numpy()
+
+    # What is otherwise where several processes train one model: studies.distributed.
+
+    def _mine(self, text: Tensor) -> Tensor:
+        """The part of a batch that this process trains on."""
+        return text
+
+    def _total(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return numbers
+
+    def _clip_gradients(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
 
     def _violations(self, counts: np.ndarray) -> list[float]:
         """MaxVio by layer, over what its router may choose: a clan that is closed has no load to miss."""
