@@ -135,6 +135,11 @@ def _find_gates(model: nn.Module) -> list[nn.Module]:
                     f"model: accelerate has dispatched {name}; inject into the model as loaded "
                     f"without a device_map, save_pretrained it, and load that with the device_map"
                 )
+            if "forward" in vars(module):  # its plan is in a forward of its own, which knows the old class
+                raise UnsupportedError(
+                    f"model: transformers has distributed {name}; inject into the model as loaded "
+                    f"without a distributed_config, save_pretrained it, and load that with it"
+                )
             gates.append(module)
     if gates:
         return gates
