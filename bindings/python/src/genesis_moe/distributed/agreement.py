@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from genesis_moe.distributed.groups import failure
+from genesis_moe.distributed.groups import failure, own_name
 from genesis_moe.distributed.reduction import Reduction
 from genesis_moe.errors import DistributedError
 from genesis_moe.router import Router
@@ -110,7 +110,7 @@ def _description(routers: dict[str, Router]) -> dict[str, Any]:
         "the number of routers": len(routers),
     }
     for name, router in routers.items():
-        which = f"router {_own_name(name) or 'of the model'}"
+        which = f"router {own_name(name) or 'of the model'}"
         said[which] = router.num_experts, router.hidden_size, repr(router.options)
         said[f"the budget and rates of {which}"] = (
             router.budget,
@@ -123,12 +123,6 @@ def _description(routers: dict[str, Router]) -> dict[str, Any]:
             if tensor is not None:
                 said[f"the {buffer} of {which}"] = str(tensor.dtype), tensor.detach().cpu().tolist()
     return said
-
-
-def _own_name(name: str) -> str:
-    """Without what DDP, torch.compile and checkpoint wrappers put between; a rank may lack one."""
-    wrappers = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
-    return ".".join(part for part in name.split(".") if part not in wrappers)
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,9 @@ import torch.distributed.checkpoint
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from genesis_moe.distributed.groups import own_name
 from genesis_moe.errors import DistributedError, InvalidArgumentError
+from genesis_moe.mitosis.clans import Clans
 
 dcp: Any = torch.distributed.checkpoint  # what it exports it does not declare
 _NAME = re.compile(r"step-(\d+)")
@@ -45,6 +47,7 @@ def save(
     path, partial = root / f"step-{step:09d}", root / f"partial-{step:09d}"
     _on_first(lambda: _begin(root, partial), f"cannot write to {root}")
     model_state, optimizer_state = get_state_dict(model, optimizer)
+    _add_up(model, model_state)
     state = {"model": model_state, "optimizer": optimizer_state, "step": step, "extra": extra or {}}
     try:
         dcp.save(state, checkpoint_id=partial)
@@ -81,7 +84,24 @@ def load(
     except (dcp.CheckpointException, RuntimeError, ValueError) as error:
         raise DistributedError(f"checkpoint {path}: does not fit: {_first_failure(error)}") from error
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+        for clans in _growing(model).values():
+            clans.set_extra_state(torch.zeros_like(clans.get_extra_state()))  # rank 0 has the total
     return state["step"], state["extra"]
+
+
+def _growing(model: nn.Module) -> dict[str, Clans]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Clans)}
+
+
+def _add_up(model: nn.Module, state: dict[str, Any]) -> None:
+    """What the ranks have seen in a window of growth that is not over: the total, for any number of ranks."""
+    for name in _growing(model):
+        key = f"{own_name(name)}._extra_state"
+        total = state[key].clone()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+        state[key] = total
 
 
 def _keys_below(path: str | os.PathLike[str], name: str) -> list[str]:

@@ -76,3 +76,9 @@ def _missing(ranks: list[int]) -> list[int]:
         return sorted(waiting)
     except Exception:  # the store died with its host; the message does without
         return []
+
+
+def own_name(name: str) -> str:
+    """A module's name without what DDP, torch.compile and checkpoint wrappers put between; a rank may lack one."""
+    wrappers = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+    return ".".join(part for part in name.split(".") if part not in wrappers)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genesis_moe import functional
+from genesis_moe.errors import InvalidArgumentError
 from genesis_moe.mitosis.options import MitosisOptions
 from genesis_moe.mitosis.statistics import first_axis
 from genesis_moe.routing import Routing
@@ -37,8 +38,9 @@ class Clans(nn.Module):
     and as many inner nodes. A number in ``root`` [S] and ``children`` [S, 2] is a slot, or below 0
     the inner node ~number. Right is where <direction, x> >= threshold.
 
-    Every buffer is in the state_dict; floating ones are float64 whatever the model's dtype, but
-    direction and threshold, float32 beside anything but float64.
+    Everything is in the state_dict; what is floating is float64 whatever the model's dtype, but
+    direction and threshold, float32 beside anything but float64. The sums of a window are each rank's own until it
+    ends. They are no buffers, which DDP would overwrite with those of rank 0, but one extra state.
     """
 
     root: Tensor
@@ -99,12 +101,14 @@ class Clans(nn.Module):
         buffer("threshold", (s,), precise)
         buffer("steps", (), whole)
         buffer("rest_until", (), whole)  # of the cooldown
-        # Sums of the window, each rank's own until the window ends.
-        for name in ("tokens", "skipped", "binding_sum"):
-            buffer(name, (s,), double)
-        for name in ("sum", "power"):
-            buffer(name, (s, h), double)
-        buffer("histogram", (s, functional.HISTOGRAM_BINS), double)
+        self._shapes = {
+            **dict.fromkeys(("tokens", "skipped", "binding_sum"), (s,)),
+            **dict.fromkeys(("sum", "power"), (s, h)),
+            "histogram": (s, functional.HISTOGRAM_BINS),
+            "probe_sums": (3,),  # <g_l, g_r>, |g_l|^2, |g_r|^2
+        }
+        for name, shape in self._shapes.items():
+            setattr(self, name, torch.zeros(shape, dtype=double, device=device))
         # What the window looks along, and the result of the one before.
         for name in ("mean", "axis", "fitted_axis"):
             buffer(name, (s, h), double)
@@ -121,7 +125,6 @@ class Clans(nn.Module):
         buffer("candidate_direction", (h,), precise)
         buffer("candidate_threshold", (1,), precise)
         buffer("candidate_facts", (4,), double)  # price excess, binding excess, gain, its null
-        buffer("probe_sums", (3,), double)  # <g_l, g_r>, |g_l|^2, |g_r|^2
         buffer("events", (LOG_LENGTH, EVENT_FIELDS), double)
         buffer("events_total", (), whole)
         # Its gradient is what a backward adds to probe_sums; see probe.py.
@@ -133,14 +136,33 @@ class Clans(nn.Module):
     def reset_parameters(self) -> None:
         """Forgets all growth: every clan is one slot, as many open as at first."""
         with torch.no_grad():
-            for buffer in self.buffers():
-                buffer.zero_()
+            for tensor in (*self.buffers(), *self.sums()):
+                tensor.zero_()
             self.root.copy_(torch.arange(self.slots))
             self.axis.copy_(first_axis(self.slots, self.hidden_size))
             self.fitted_axis.copy_(self.axis)
             self.scale.fill_(1.0)
             self.candidate.fill_(-1)
         self.remembered = {}
+
+    def sums(self) -> list[Tensor]:
+        """This rank's sums of the window."""
+        return [getattr(self, name) for name in self._shapes]
+
+    def get_extra_state(self) -> Tensor:
+        """:meth:`sums` in one tensor."""
+        return torch.cat([tensor.flatten() for tensor in self.sums()])
+
+    @torch.no_grad()
+    def set_extra_state(self, state: Tensor) -> None:
+        numbers = [tensor.numel() for tensor in self.sums()]
+        if state.shape != (sum(numbers),):
+            raise InvalidArgumentError(
+                f"the sums of the window: shape {list(state.shape)}, want [{sum(numbers)}]; "
+                f"the state is of a layer with other sizes"
+            )
+        for tensor, part in zip(self.sums(), state.split(numbers), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def forward(self, hidden_states: Tensor, routing: Routing) -> Tensor:
         """The slots [T, K] of a routing over clans; an absent one keeps index S."""
@@ -209,6 +231,12 @@ class Clans(nn.Module):
             if old.is_floating_point() and new.dtype not in kept:
                 same = torch.empty_like(new, dtype=old.dtype) if old.is_meta else old.to(new.device)
                 self._buffers[name] = same
+        for name in self._shapes:
+            old = getattr(self, name)
+            moved = fn(old)
+            if moved.dtype != torch.float64:
+                moved = torch.empty_like(moved, dtype=torch.float64) if old.is_meta else old.to(moved.device)
+            setattr(self, name, moved)
         self.probe = torch.zeros(3, dtype=torch.float64, device=self.steps.device, requires_grad=True)
         self.remembered = {
             slot: {name: row.to(self.steps.device) for name, row in rows.items()}

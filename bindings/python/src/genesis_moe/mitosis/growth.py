@@ -17,7 +17,15 @@ from genesis_moe.errors import InvalidArgumentError
 from genesis_moe.mitosis import report as log
 from genesis_moe.mitosis.clans import Clans, Leaf
 from genesis_moe.mitosis.statistics import Fit, first_axis, fit, null_gain, outlying
-from genesis_moe.mitosis.surgery import HALVED, Change, require_supported, row_state
+from genesis_moe.mitosis.surgery import (
+    HALVED,
+    Change,
+    is_spread,
+    own_row,
+    require_supported,
+    row_of,
+    row_state,
+)
 
 if TYPE_CHECKING:
     from genesis_moe.moe import MoE
@@ -329,8 +337,9 @@ def _try_promotion(layer: MoE, leaves: list[Leaf], optimizer: Optimizer, held_ou
     # The child's own centroid: where its mean token lies, as long as its parent's.
     mean = clans.mean[leaf.slot]
     if router.projection is not None:
-        mean = router.projection.double() @ mean
-    length = router.centroids[leaf.clan].double().norm()
+        projection: Any = router.projection.detach()
+        mean = (projection.full_tensor() if is_spread(projection) else projection).double() @ mean
+    length = row_of(router.centroids, leaf.clan).double().norm()
     change.write(router.centroids, clan, mean / mean.norm().clamp_min(1e-30) * length)
     if not _accepted(clans, change, held_out, leaf, clan, (log.PROMOTION, log.PROMOTION_REFUSED)):
         clans.changed_at[leaf.slot] = clans.steps
@@ -379,7 +388,11 @@ def remember(layer: MoE) -> None:
     """Keeps the young children's rows, from which the next step's update is measured."""
     clans = clans_of(layer)
     clans.remembered = {
-        slot: {name: p.detach()[slot].clone() for name, p in expert_parameters(layer).items()}
+        slot: {
+            name: row.clone()
+            for name, parameter in expert_parameters(layer).items()
+            if (row := own_row(parameter, slot)) is not None
+        }
         for slot in clans.ramp_left.nonzero().flatten().tolist()
     }
 
@@ -391,5 +404,6 @@ def _ramp(layer: MoE) -> None:
     for slot, rows in clans.remembered.items():
         share = (total - int(clans.ramp_left[slot]) + 1) / total
         for name, parameter in expert_parameters(layer).items():
-            parameter[slot] = torch.lerp(rows[name], parameter.detach()[slot], share)
+            if (row := own_row(parameter, slot)) is not None:
+                row.copy_(torch.lerp(rows[name], row, share))
     clans.ramp_left.sub_(1).clamp_min_(0)

@@ -44,7 +44,12 @@ class Change:
         self._before: list[Tensor] = []
 
     def write(self, tensor: Tensor, index: Any, value: Any) -> None:
-        """tensor[index] is to become value."""
+        """tensor[index] is to become value; of a DTensor a row, where it is."""
+        if is_spread(tensor):
+            tensor, first = local_rows(tensor)
+            index -= first
+            if not 0 <= index < tensor.shape[0]:
+                return
         place = tensor.detach()[index]
         new = torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
         self._writes.append((tensor, index, new.detach().expand_as(place).clone()))
@@ -60,10 +65,11 @@ class Change:
         """The source row of a parameter goes to the targets; its optimiser state too, times factors."""
         for target in targets:
             if target != source:
-                self.write(parameter, target, parameter[source])
+                self.write(parameter, target, row_of(parameter, source))
         for name, state in row_state(optimizer, parameter).items():
+            row = row_of(state, source)
             for target in targets:
-                self.write(state, target, factors[name] * state[source])
+                self.write(state, target, factors[name] * row)
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -89,12 +95,47 @@ class Change:
             tensor[index] = before
 
 
+def is_spread(tensor: Tensor) -> bool:
+    """Whether it is a DTensor: each rank has some of the rows."""
+    return hasattr(tensor, "device_mesh")
+
+
+def local_rows(tensor: Any) -> tuple[Tensor, int]:
+    """This rank's rows, not a copy, and the number of the first."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if any(placement.is_shard() and placement.dim != 0 for placement in tensor.placements):
+        raise UnsupportedError(
+            f"model: a layer that grows has a parameter with the placements {tensor.placements}, want Shard(0)"
+        )
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tensor.to_local().detach(), offset[0]
+
+
+def own_row(tensor: Tensor, row: int) -> Tensor | None:
+    """A row, not a copy; None where another rank has it."""
+    if not is_spread(tensor):
+        return tensor.detach()[row]
+    local, first = local_rows(tensor)
+    return local[row - first] if first <= row < first + local.shape[0] else None
+
+
+def row_of(tensor: Any, row: int) -> Tensor:
+    """A row, on every rank. A collective where it is a DTensor."""
+    own = own_row(tensor, row)
+    if not is_spread(tensor):
+        assert own is not None
+        return own
+    local = tensor.to_local()
+    found = local.new_zeros(tensor.shape[1:]) if own is None else own.clone()
+    for dimension, placement in enumerate(tensor.placements):
+        if placement.is_shard():
+            torch.distributed.all_reduce(found, group=tensor.device_mesh.get_group(dimension))
+    return found
+
+
 def row_state(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
     """The optimiser's tensors that have a row for each of the parameter's; empty before its first step."""
-    if hasattr(parameter, "device_mesh"):
-        raise UnsupportedError(
-            "optimizer: a sharded parameter (DTensor), want whole ones for a layer that grows"
-        )
     held = any(parameter is other for group in optimizer.param_groups for other in group["params"])
     if not held:
         if parameter.requires_grad:
