@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import genesis_moe as gm
 from distributed.training import batch_of, mine_of, model_of
 from genesis_moe.distributed import shard_experts
+
+STALL_TIMEOUT_SECONDS = 8.0
 
 
 def message_of(action: Any) -> str:
@@ -79,3 +83,27 @@ def killed_in_the_layer() -> str:
     if dist.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return message_of(lambda: model(x))
+
+
+def stalled(in_the_layer: bool) -> tuple[str, float]:
+    """The last rank stops; the message of each, and the seconds that it took to come. It goes on afterwards."""
+    group = dist.new_group(timeout=timedelta(seconds=STALL_TIMEOUT_SECONDS))
+    processes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(processes, os.getpid())
+    model = model_of()
+    if in_the_layer:
+        mesh = DeviceMesh.from_group(group, "cpu")
+        shard_experts(model, mesh)
+    x = mine_of(batch_of(0, 0))
+    model(x)
+    gm.step(model, process_group=group)
+    dist.barrier()
+    last = dist.get_rank() == dist.get_world_size() - 1
+    began = time.monotonic()
+    if last:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    said = message_of(lambda: model(x) if in_the_layer else gm.step(model, process_group=group))
+    seconds = time.monotonic() - began
+    if dist.get_rank() == 0:
+        os.kill(processes[-1], signal.SIGCONT)  # after every other rank has waited as long
+    return said, seconds

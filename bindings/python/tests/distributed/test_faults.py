@@ -42,3 +42,11 @@ def test_a_killed_rank(program: Callable[[], str]) -> None:
     assert killed == (False, "ended")
     for done, message in (first, last):
         assert done and "rank 1 died or stalls" in message, message
+
+
+@pytest.mark.parametrize("in_the_layer", [False, True], ids=["in gm.step", "in the layer"])
+def test_a_stalled_rank(ranks: Ranks, in_the_layer: bool) -> None:
+    *others, _ = ranks.run(programs.stalled, in_the_layer, world=3)
+    for message, seconds in others:
+        assert "rank 2 died or stalls" in message
+        assert programs.STALL_TIMEOUT_SECONDS - 1 < seconds < programs.STALL_TIMEOUT_SECONDS + 15
