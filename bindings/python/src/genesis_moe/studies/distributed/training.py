@@ -64,7 +64,8 @@ class DistributedRun(Run):
         if self.layout == "fsdp2":
             for block in self.model.blocks:
                 fully_shard(block)
-            return fully_shard(self.model)
+            fully_shard(self.model)
+            return self.model
         if self.layout == "experts":
             shard_experts(self.model, init_device_mesh("cpu", (self.ranks,)))
         return DistributedDataParallel(self.model)
