@@ -23,14 +23,15 @@ type expertsCall struct {
 
 	tokens, slots, pairs, hidden, experts, intermediate, gateUp int
 
-	hopper   bool // the kernels for Hopper are wanted where they suit
-	arena    arena
-	plan     *plan
-	launches []driver.Launch
+	hopper    bool // the kernels for Hopper are wanted where they suit
+	tilesOnly bool // and those for few tokens and for small experts are not
+	arena     arena
+	plan      *plan
+	launches  []driver.Launch
 }
 
-// open refuses what the kernels cannot do, finds the sizes and plans the dispatch. The
-// arguments are valid: package experts has seen to it.
+// open refuses what the kernels cannot do and finds the sizes. The arguments are valid: package experts has
+// seen to it.
 func (c *expertsCall) open(d driver.Attributes, o *core.ExpertsOptions, ws core.Workspace, x, index, gateUpProj, downProj *core.Tensor) error {
 	if x.DType == core.Float64 {
 		return core.Errorf(core.Unsupported, "hidden_states: dtype %s on cuda, want float32 or bfloat16; float64 is the CPU's", x.DType)
@@ -60,13 +61,17 @@ func (c *expertsCall) open(d driver.Attributes, o *core.ExpertsOptions, ws core.
 	c.experts, c.gateUp = int(gateUpProj.Shape[0]), int(gateUpProj.Shape[1])
 	c.intermediate = int(downProj.Shape[2])
 	var err error
-	if c.hopper, err = c.wantsHopper(d); err != nil {
+	if c.hopper, c.tilesOnly, err = c.wantedKernels(d); err != nil {
 		return err
 	}
 	c.arena = arena{base: ws.Base}
+	return nil
+}
+
+// dispatch plans which rows each expert has.
+func (c *expertsCall) dispatch(index *core.Tensor) {
 	c.plan = newPlan(&c.arena, index, c.experts)
 	c.launches = c.plan.launches()
-	return nil
 }
 
 // launch adds the launch of a kernel of this call's dtype.

@@ -37,6 +37,7 @@ func backwardCall(d driver.Attributes, a *core.ExpertsBackwardArgs) (*expertsCal
 	if err := c.open(d, &a.Options, a.Workspace, a.HiddenStates, a.TopKIndex, a.GateUpProj, a.DownProj); err != nil {
 		return nil, err
 	}
+	c.dispatch(a.TopKIndex)
 	x, dy, w := matrixOf(a.HiddenStates), matrixOf(a.GradOutput), matrixOf(a.TopKWeights)
 
 	g := &expertsActivationGradientParams{

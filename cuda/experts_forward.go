@@ -21,6 +21,8 @@ func expertsForwardWorkspace(d driver.Attributes, a *core.ExpertsForwardArgs) (u
 //	gate_up  z = x gate_up_proj^T and h = act(z), rows sorted by expert
 //	project  y = h down_proj^T
 //	combine  output = the sum of w y in slot order
+//
+// Few tokens have kernels of their own: experts_decode.go.
 func expertsForwardLaunches(d driver.Attributes, a *core.ExpertsForwardArgs) ([]driver.Launch, error) {
 	c, err := forwardCall(d, a)
 	if err != nil {
@@ -34,6 +36,11 @@ func forwardCall(d driver.Attributes, a *core.ExpertsForwardArgs) (*expertsCall,
 	if err := c.open(d, &a.Options, a.Workspace, a.HiddenStates, a.TopKIndex, a.GateUpProj, a.DownProj); err != nil {
 		return nil, err
 	}
+	if c.decodes(a) {
+		c.decode(a)
+		return c, nil
+	}
+	c.dispatch(a.TopKIndex)
 	h, y := c.scratchRows(c.intermediate), c.scratchRows(c.hidden)
 
 	up := &expertsGateUpParams{

@@ -10,13 +10,14 @@ import (
 	"github.com/genesis-moe/genesis-moe/cuda/internal/hopper"
 )
 
-// expertKernelsVariable chooses the kernels of the experts' products in bfloat16, before the process
-// starts: portable, the default, or hopper, which have not yet run on a GPU. A call that the latter
-// cannot do, for its shape or its device, has the portable ones either way.
+// expertKernelsVariable chooses the kernels of the experts' products, before the process starts: portable,
+// the default, with those for few tokens; tiles, without them, to compare; or hopper, those for Hopper in
+// bfloat16 where the shape and the device suit, and else as the default.
 const expertKernelsVariable = "GENESIS_MOE_EXPERT_KERNELS"
 
 const (
 	portableKernels = "portable"
+	tilesKernels    = "tiles"
 	hopperKernels   = "hopper"
 )
 
@@ -27,16 +28,17 @@ func parseExpertKernels(text string) (string, error) {
 	switch text {
 	case "", portableKernels:
 		return portableKernels, nil
-	case hopperKernels:
-		return hopperKernels, nil
+	case tilesKernels, hopperKernels:
+		return text, nil
 	}
-	return "", core.Invalidf(expertKernelsVariable, "%q, want %s or %s", text, portableKernels, hopperKernels)
+	return "", core.Invalidf(expertKernelsVariable, "%q, want %s, %s or %s", text, portableKernels, tilesKernels, hopperKernels)
 }
 
-// wantsHopper reports whether this call is to have the kernels for Hopper.
-func (c *expertsCall) wantsHopper(d driver.Attributes) (bool, error) {
+// wantedKernels reports whether this call is to have the kernels for Hopper, or tiles only.
+func (c *expertsCall) wantedKernels(d driver.Attributes) (hopper, tilesOnly bool, err error) {
 	kernels, err := expertKernels()
-	return kernels == hopperKernels && c.elementBytes == 2 && d.ComputeMajor == 9 && d.ComputeMinor == 0, err
+	hopper = kernels == hopperKernels && c.elementBytes == 2 && d.ComputeMajor == 9 && d.ComputeMinor == 0
+	return hopper, kernels == tilesKernels, err
 }
 
 // suits reports whether rows can be copied and written 16 bytes at a time.

@@ -9,12 +9,14 @@ import (
 	"github.com/genesis-moe/genesis-moe/core"
 )
 
-// withHopper lets a test have the kernels for Hopper.
-func withHopper(t testing.TB) {
+// withKernels lets a test have the kernels of that choice.
+func withKernels(t testing.TB, choice string) {
 	before := expertKernels
-	expertKernels = func() (string, error) { return hopperKernels, nil }
+	expertKernels = func() (string, error) { return choice, nil }
 	t.Cleanup(func() { expertKernels = before })
 }
+
+func withHopper(t testing.TB) { withKernels(t, hopperKernels) }
 
 // requireHopper fails when a product has the portable kernel.
 func requireHopper(t testing.TB, c trial) {
@@ -91,11 +93,11 @@ func TestHopperFallsBack(t *testing.T) {
 }
 
 func TestExpertKernelsVariable(t *testing.T) {
-	for text, want := range map[string]string{"": portableKernels, "portable": portableKernels, "hopper": hopperKernels} {
+	for text, want := range map[string]string{"": portableKernels, "portable": portableKernels, "tiles": tilesKernels, "hopper": hopperKernels} {
 		got, err := parseExpertKernels(text)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
 	_, err := parseExpertKernels("fast")
-	require.ErrorContains(t, err, `GENESIS_MOE_EXPERT_KERNELS: "fast", want portable or hopper`)
+	require.ErrorContains(t, err, `GENESIS_MOE_EXPERT_KERNELS: "fast", want portable, tiles or hopper`)
 }

@@ -66,6 +66,9 @@ func TestParamsMirrorTheHeaders(t *testing.T) {
 	} {
 		requireMirrors(t, "experts_params.h", name, mirror)
 	}
+	requireMirrors(t, "experts_decode_params.h", "DecodePlan", decodePlan{})
+	requireMirrors(t, "experts_decode_params.h", "DecodeGateUpParams", decodeGateUpParams{})
+	requireMirrors(t, "experts_decode_params.h", "DecodeDownParams", decodeDownParams{})
 	requireMirrors(t, "experts_hopper_params.h", "HopperGateUpParams", hopperGateUpParams{})
 	requireMirrors(t, "experts_hopper_params.h", "HopperProjectParams", hopperProjectParams{})
 	requireMirrors(t, "experts_hopper_params.h", "HopperActivationGradientParams", hopperActivationGradientParams{})

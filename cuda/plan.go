@@ -11,7 +11,7 @@ import (
 // The limits of kernels/plan_params.h, and its constants.
 const (
 	maxExperts   = 512
-	maxSlots     = 16
+	maxSlots     = maxExperts
 	maxPairs     = math.MaxInt32 - planTileRows // T*K: rows are numbered in 32 bits
 	planTileRows = 128
 	planWarps    = 8

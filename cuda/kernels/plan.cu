@@ -8,11 +8,11 @@
  * A warp takes a chunk, so the sort is stable with no barrier between warps: the row of a
  * pair is the expert's first row + its pairs in earlier chunks + those earlier in this one. */
 #include "plan_params.h"
-#include "simt.h"
+#include "plan_sums.h"
+
+using namespace plan;
 
 namespace {
-
-constexpr uint32_t all_lanes = 0xffffffffu;
 
 /* One counter for each expert and warp. */
 struct Counters {
@@ -23,36 +23,12 @@ struct Offsets {
   int32_t row[PLAN_MAX_EXPERTS + 1], tile[PLAN_MAX_EXPERTS + 1];
 };
 
-__device__ int lane_index() { return static_cast<int>(threadIdx.x % 32); }
-__device__ int warp_index() { return static_cast<int>(threadIdx.x / 32); }
-
 /* The expert of a pair; -1 when it is absent. */
 __device__ int32_t expert_of(const PlanParams &p, int32_t pair) {
   int64_t place = pair / p.slots * p.token_stride + pair % p.slots * p.slot_stride;
   int64_t expert =
       p.narrow ? static_cast<const int32_t *>(p.index)[place] : static_cast<const int64_t *>(p.index)[place];
   return expert >= 0 && expert < p.experts ? static_cast<int32_t>(expert) : -1;
-}
-
-/* The sum of the values of this lane and those before it. */
-__device__ int32_t inclusive_sum(int32_t value) {
-  for (int distance = 1; distance < 32; distance *= 2) {
-    int32_t other = __shfl_up_sync(all_lanes, value, distance);
-    if (lane_index() >= distance) value += other;
-  }
-  return value;
-}
-
-/* For one warp: sums[i] = the sum of values(0) to values(i-1), for i = 0 to n. */
-template <class Values>
-__device__ void exclusive_sums(int32_t *sums, int32_t n, Values values) {
-  int32_t carry = 0;
-  for (int32_t first = 0; first < n; first += 32) {
-    int32_t i = first + lane_index(), value = i < n ? values(i) : 0, sum = inclusive_sum(value);
-    if (i < n) sums[i] = carry + sum - value;
-    carry += __shfl_sync(all_lanes, sum, 31);
-  }
-  if (lane_index() == 0) sums[n] = carry;
 }
 
 __device__ int32_t tiles_of(int32_t rows) { return (rows + PLAN_TILE_ROWS - 1) / PLAN_TILE_ROWS; }

@@ -108,5 +108,6 @@ copies of tiles by the tensor memory accelerator (UTMALDG).
 		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d |\n", k.name, k.source, k.registers, k.sharedBytes, k.instructions.all, k.instructions.matrix, k.instructions.bulk)
 	}
 	b.WriteString(hopperTables(kernels))
+	b.WriteString(decodeTable())
 	return b.Bytes()
 }

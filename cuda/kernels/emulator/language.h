@@ -81,6 +81,10 @@ template <class T>
 T __ldg(const T *p) {
   return *p;
 }
+template <class T>
+T __ldcg(const T *p) {
+  return *p;
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

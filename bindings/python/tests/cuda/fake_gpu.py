@@ -172,6 +172,28 @@ def random(generator: np.random.Generator, dtype: np.dtype, *shape: int) -> np.n
     return generator.standard_normal(shape).astype(dtype)
 
 
+def inference(
+    dtype: np.dtype,
+    tokens: int = 20,
+    hidden: int = 40,
+    intermediate: int = 24,
+    num_experts: int = 5,
+    slots: int = 2,
+    *,
+    bias: bool = False,
+) -> None:
+    g = np.random.default_rng(11)
+    x = random(g, dtype, tokens, hidden)
+    index = g.integers(0, num_experts + 1, (tokens, slots))  # E: absent
+    up = random(g, dtype, num_experts, 2 * intermediate, hidden)
+    down = random(g, dtype, num_experts, hidden, intermediate)
+    up_bias = random(g, dtype, num_experts, 2 * intermediate) if bias else None
+    down_bias = random(g, dtype, num_experts, hidden) if bias else None
+    struct = experts_struct(*experts_scalars("silu", True, False, 1.702, 7.0))
+    inputs = x, index, random(g, F32, tokens, slots), up, up_bias, down, down_bias
+    compare(_call.experts_forward, struct, inputs, (np.empty((tokens, hidden), dtype), None))
+
+
 def experts(
     dtype: np.dtype,
     tokens: int = 37,
@@ -230,6 +252,14 @@ def check_experts_bfloat16() -> str:
     experts(BF16, bias=True)
     experts(BF16, hidden=33, intermediate=7)
     experts(BF16, transposed=True, bias=True, interleaved=True, activation="clipped_swiglu")
+    return "agree"
+
+
+def check_experts_inference() -> str:
+    """Forward passes without gradients, of few tokens."""
+    for dtype in (F32, BF16):
+        inference(dtype, bias=True)
+        inference(dtype, tokens=1, hidden=72, intermediate=136, num_experts=3)
     return "agree"
 
 
