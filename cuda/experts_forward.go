@@ -22,7 +22,7 @@ func expertsForwardWorkspace(d driver.Attributes, a *core.ExpertsForwardArgs) (u
 //	project  y = h down_proj^T
 //	combine  output = the sum of w y in slot order
 //
-// Few tokens have kernels of their own: experts_decode.go.
+// Many small experts and few tokens have kernels of their own: experts_small.go, experts_decode.go.
 func expertsForwardLaunches(d driver.Attributes, a *core.ExpertsForwardArgs) ([]driver.Launch, error) {
 	c, err := forwardCall(d, a)
 	if err != nil {
@@ -35,6 +35,10 @@ func forwardCall(d driver.Attributes, a *core.ExpertsForwardArgs) (*expertsCall,
 	c := &expertsCall{}
 	if err := c.open(d, &a.Options, a.Workspace, a.HiddenStates, a.TopKIndex, a.GateUpProj, a.DownProj); err != nil {
 		return nil, err
+	}
+	if c.small(a) {
+		c.smallForward(a)
+		return c, nil
 	}
 	if c.decodes(a) {
 		c.decode(a)

@@ -11,7 +11,7 @@ import (
 )
 
 // expertKernelsVariable chooses the kernels of the experts' products, before the process starts: portable,
-// the default, with those for few tokens; tiles, without them, to compare; or hopper, those for Hopper in
+// the default, with those for few tokens and small experts; tiles, without them, to compare; or hopper, those for Hopper in
 // bfloat16 where the shape and the device suit, and else as the default.
 const expertKernelsVariable = "GENESIS_MOE_EXPERT_KERNELS"
 

@@ -103,7 +103,9 @@ __device__ __forceinline__ void gate_up_unit(const DecodeGateUpParams &p, const 
   const X *weights[2];
 #pragma unroll
   for (int i = 0; i < 2; i++) weights[i] = there[i] ? expert + z[i] * p.weights.row : nullptr;
-  decode_product<X, cut, decode_group_rows<X, cut>>(unit.rows, weights, lines, 0, p.depth, expert);
+  decode_product<X, cut, decode_group_rows<X, cut>>(
+      unit.rows, 0, p.depth, [&](void *to, int i, int32_t k) { decode_copy(to, weights[i], k, p.depth, expert); },
+      [&](void *to, int token, int32_t k) { decode_copy(to, lines[token], k, p.depth, expert); });
 
   const auto &result = *dynamic_shared_memory<DecodeResult<cut>>();
   auto element = [&](int32_t token, int row, int32_t z) {
@@ -166,7 +168,9 @@ __device__ __forceinline__ void down_unit(const DecodeDownParams &p, const Decod
   for (int i = 0; i < 2; i++)
     weights[i] = column + 8 * i < p.columns ? expert + (column + 8 * i) * p.weights.row : nullptr;
   int32_t begin = part * p.part, end = min(begin + p.part, p.depth);
-  decode_product<X, 1, decode_group_rows<X, 1>>(unit.rows, weights, lines, begin, end, expert);
+  decode_product<X, 1, decode_group_rows<X, 1>>(
+      unit.rows, begin, end, [&](void *to, int i, int32_t k) { decode_copy(to, weights[i], k, end, expert); },
+      [&](void *to, int token, int32_t k) { decode_copy(to, lines[token], k, end, expert); });
 
   const auto &result = *dynamic_shared_memory<DecodeResult<1>>();
   for (int32_t i = threadIdx.x; i < unit.rows * DECODE_SIDE; i += EXPERTS_THREADS) {

@@ -113,12 +113,19 @@ struct DecodeResult {
   }
 };
 
-/* Multiplies rows of a weight by tokens over [begin, end) of the depth. weights[i] is row `group` + 8 i of this
- * warp's at depth 0, or null; lines[n], in shared memory, token n's row, or null. What is null counts as
- * zeros. All threads of the block come, and find the result when they return. */
-template <class X, int eights, int cut>
-__device__ __forceinline__ void decode_product(const X *const (&weights)[2], const X *const *lines, int32_t begin,
-                                               int32_t end, const X *any) {
+/* Copies the 16 bytes from depth k on of a line at depth 0, or zeros: where there is no line, and past the end. */
+template <class X>
+__device__ __forceinline__ void decode_copy(void *to, const X *line, int32_t k, int32_t end, const X *any) {
+  bool there = line != nullptr && k < end;
+  copy_async(to, there ? line + k : any, there ? 16 : 0);
+}
+
+/* Multiplies rows of a weight by tokens over [begin, end) of the depth. weights(to, i, k) copies 16 bytes of
+ * row `group` + 8 i of this warp's from depth k on, tokens(to, n, k) those of token n, as decode_copy does. All
+ * threads of the block come, and find the result when they return. */
+template <class X, int eights, int cut, class Weights, class Tokens>
+__device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const Weights &copy_weights,
+                                               const Tokens &copy_tokens) {
   constexpr int line_bytes = DECODE_LINE_BYTES * cut, line = line_bytes / sizeof(X), chunk = 16 / sizeof(X);
   constexpr int token_bytes = 8 * eights * line_bytes, stage_bytes = DECODE_WEIGHT_BYTES + token_bytes;
   constexpr int stages = DECODE_RING_BYTES / stage_bytes < 4 ? DECODE_RING_BYTES / stage_bytes : 4;
@@ -138,18 +145,14 @@ __device__ __forceinline__ void decode_product(const X *const (&weights)[2], con
 #pragma unroll
         for (int c = 0; c < 2; c++) {
           int32_t k = first + half * (DECODE_LINE_BYTES / static_cast<int>(sizeof(X))) + (4 * c + pair) * chunk;
-          bool there = weights[i] != nullptr && k < end;
-          copy_async(mine(stage, i, c), there ? weights[i] + k : any, there ? 16 : 0);
+          copy_weights(mine(stage, i, c), i, k);
         }
       }
       unsigned char *tokens = ring + stage * stage_bytes + DECODE_WEIGHT_BYTES;
       constexpr int chunks = line_bytes / 16;
       for (int n = threadIdx.x; n < 8 * eights * chunks; n += EXPERTS_THREADS) {
         int token = n / chunks, place = n % chunks;
-        int32_t k = first + place * chunk;
-        const X *from = lines[token];
-        bool there = from != nullptr && k < end;
-        copy_async(tokens + decode_token_place(token, place, line_bytes), there ? from + k : any, there ? 16 : 0);
+        copy_tokens(tokens + decode_token_place(token, place, line_bytes), token, first + place * chunk);
       }
     }
     copy_async_commit();
@@ -163,7 +166,7 @@ __device__ __forceinline__ void decode_product(const X *const (&weights)[2], con
     __syncthreads(); /* this stage's tokens are there, and the stage before it has been multiplied */
     fetch(step + stages - 1);
     const unsigned char *tokens = ring + step % stages * stage_bytes + DECODE_WEIGHT_BYTES;
-#pragma unroll DecodeCore<X, eights>::unroll
+#pragma unroll DecodeCore < X, eights> ::unroll
     for (int c = 0; c < 2; c++) {
       uint4 upper = *reinterpret_cast<const uint4 *>(mine(step % stages, 0, c));
       uint4 lower = *reinterpret_cast<const uint4 *>(mine(step % stages, 1, c));
@@ -191,18 +194,18 @@ __device__ __forceinline__ void decode_product(const X *const (&weights)[2], con
 }
 
 /* The same for as many eights of tokens as there are. */
-template <class X, int cut, int most>
-__device__ __forceinline__ void decode_product(int32_t tokens, const X *const (&weights)[2], const X *const *lines,
-                                               int32_t begin, int32_t end, const X *any) {
-  if (tokens <= 8) {
-    decode_product<X, 1, cut>(weights, lines, begin, end, any);
-  } else if (tokens <= 16) {
-    decode_product<X, 2, cut>(weights, lines, begin, end, any);
+template <class X, int cut, int most, class Weights, class Tokens>
+__device__ __forceinline__ void decode_product(int32_t count, int32_t begin, int32_t end, const Weights &weights,
+                                               const Tokens &tokens) {
+  if (count <= 8) {
+    decode_product<X, 1, cut>(begin, end, weights, tokens);
+  } else if (count <= 16) {
+    decode_product<X, 2, cut>(begin, end, weights, tokens);
   } else if constexpr (most > 16) {
-    if (tokens <= 32) {
-      decode_product<X, 4, cut>(weights, lines, begin, end, any);
+    if (count <= 32) {
+      decode_product<X, 4, cut>(begin, end, weights, tokens);
     } else if constexpr (most > 32) {
-      decode_product<X, 8, cut>(weights, lines, begin, end, any);
+      decode_product<X, 8, cut>(begin, end, weights, tokens);
     }
   }
 }

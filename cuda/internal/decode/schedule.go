@@ -66,17 +66,22 @@ func (l Layer) Schedule(multiProcessors int) Schedule {
 	if l.ElementBytes == 4 || cost(l.Active()*l.GateUpTiles(2), up(l.Hidden, l.stage(2)), blocks) < cost(l.Active()*l.GateUpTiles(1), up(l.Hidden, l.stage(1)), blocks) {
 		s.Cut = 2
 	}
-	steps, best := up(l.Intermediate, l.stage(1)), 0
-	const mostParts = 16
-	for parts := 1; parts <= min(steps, mostParts); parts++ {
-		if c := cost(l.Active()*l.ColumnTiles()*parts, up(steps, parts), blocks); best == 0 || c < best {
-			best, s.Part = c, up(steps, parts)*l.stage(1)
-		}
-	}
-	s.Parts = up(l.Intermediate, s.Part)
+	s.Parts, s.Part = parts(l.Active()*l.ColumnTiles(), l.Intermediate, l.stage(1), blocks)
 	s.GateUpUnits = l.groups(s.Cut) * l.GateUpTiles(s.Cut)
 	s.DownUnits = l.groups(1) * l.ColumnTiles() * s.Parts
 	return s
+}
+
+// parts is into how many parts the depth of so many units is best cut, and the elements of one, whole stages.
+func parts(units, depth, stage, blocks int) (count, part int) {
+	const most = 16
+	steps, best := up(depth, stage), 0
+	for n := 1; n <= min(steps, most); n++ {
+		if c := cost(units*n, up(steps, n), blocks); best == 0 || c < best {
+			best, part = c, up(steps, n)*stage
+		}
+	}
+	return up(depth, part), part
 }
 
 // cost counts the steps that the busiest block takes, with two for each unit to begin.

@@ -101,3 +101,60 @@ Predictions, not measurements.
 	}
 	return b.String()
 }
+
+// smallShapes are calibrated layers: the columns of a dense layer of 1536 in many experts, half of which a token
+// has, and a larger one.
+var smallShapes = []shape{
+	{576, 8, 192, 96, 0},
+	{576, 12, 96, 48, 0},
+	{576, 32, 48, 24, 0},
+	{4096, 112, 128, 64, 0},
+}
+
+// smallTimes are the seconds of the forward pass of many small experts, and of the tiles of one expert each: what
+// they compute at half of the dense rate, which their kind of product reaches at best, or what they move.
+func smallTimes(s shape, tokens int) (together, apart float64) {
+	l := decode.SmallLayer{Hidden: s.hidden, Columns: s.experts * s.intermediate, Tokens: tokens, ElementBytes: 2, Gated: true}
+	schedule := l.Schedule(multiProcessors)
+	rate := denseFlops / 2
+	up := func(n, each int) float64 { return float64((n + each - 1) / each * each) }
+	groups := float64(schedule.Groups)
+	rows := float64(l.GroupTokens())
+	if tokens <= 32 {
+		rows = up(tokens, 8)
+	}
+	h, columns := float64(s.hidden), float64(l.Columns)
+	weights := 2 * 3 * h * columns
+	first := max(2*groups*rows*2*up(l.Columns, decode.Side/2)*h/rate, groups*weights*2/3/cacheBytes, weights*2/3/copyBytes)
+	second := max(2*groups*rows*columns*up(s.hidden, decode.Side)/rate, groups*weights/3/cacheBytes, weights/3/copyBytes)
+	moved := float64(tokens) * (4*float64(s.experts) + 4*columns + 4*h + 8*float64(schedule.Parts)*h) / copyBytes
+	together = 3*beginSeconds + first + second + moved
+
+	pairs := float64(tokens * s.topK)
+	tiles := up(int(pairs)/s.experts, 128) * float64(min(s.experts, int(pairs)))
+	compute := 2 * tiles * (h*up(2*s.intermediate, 128) + up(s.intermediate, 32)*up(s.hidden, 128)) / rate
+	apart = 6*beginSeconds + max(compute, weights/copyBytes) + pairs*(2*float64(2*s.intermediate)+4*h)/copyBytes
+	return together, apart
+}
+
+// smallTable is the prediction for many small experts.
+func smallTable() string {
+	var b strings.Builder
+	b.WriteString(`
+## The kernels for many small experts
+
+The same blocks and rings. Not yet run on a GPU. The three launches (a table of the routing, both products, over all experts as
+one wide network) beside the six of the tiles, which have one expert each: products at half of the dense rate, weights from
+the L2 cache once for every group of 64 tokens, launches as above. Predictions, not measurements.
+
+| H / I / E / k, T | together, us | tiles, us | ratio |
+| --- | ---: | ---: | ---: |
+`)
+	for _, s := range smallShapes {
+		for _, tokens := range []int{1, 64, 2048, 32768} {
+			together, apart := smallTimes(s, tokens)
+			fmt.Fprintf(&b, "| %d / %d / %d / %d, %d | %.1f | %.1f | %.2f |\n", s.hidden, s.intermediate, s.experts, s.topK, tokens, together*1e6, apart*1e6, apart/together)
+		}
+	}
+	return b.String()
+}

@@ -109,5 +109,6 @@ copies of tiles by the tensor memory accelerator (UTMALDG).
 	}
 	b.WriteString(hopperTables(kernels))
 	b.WriteString(decodeTable())
+	b.WriteString(smallTable())
 	return b.Bytes()
 }

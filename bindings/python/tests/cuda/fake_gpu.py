@@ -256,10 +256,11 @@ def check_experts_bfloat16() -> str:
 
 
 def check_experts_inference() -> str:
-    """Forward passes without gradients, of few tokens."""
+    """Forward passes without gradients: of few tokens, of many small experts."""
     for dtype in (F32, BF16):
         inference(dtype, bias=True)
         inference(dtype, tokens=1, hidden=72, intermediate=136, num_experts=3)
+        inference(dtype, tokens=70, intermediate=12, num_experts=12, slots=5)
     return "agree"
 
 

@@ -56,12 +56,13 @@ def test_kernels_for_hopper(driver: Path, tmp_path: Path) -> None:
     assert "kernel gmoe_experts_hopper_gate_up_" in log.read_text()
 
 
-def test_kernels_for_few_tokens(driver: Path, tmp_path: Path) -> None:
+def test_kernels_for_few_tokens_and_small_experts(driver: Path, tmp_path: Path) -> None:
     few, tiles = tmp_path / "few", tmp_path / "tiles"
     assert on_fake_gpu(driver, "experts_inference", few) == "agree"
     assert "kernel gmoe_experts_decode_down_bf16" in few.read_text()
+    assert "kernel gmoe_experts_small_down_f32" in few.read_text()
     assert on_fake_gpu(driver, "experts_inference", tiles, GENESIS_MOE_EXPERT_KERNELS="tiles") == "agree"
-    assert "kernel gmoe_experts_decode_" not in tiles.read_text()
+    assert "_decode_" not in tiles.read_text() and "_small_" not in tiles.read_text()
 
 
 def test_refusals(driver: Path) -> None:

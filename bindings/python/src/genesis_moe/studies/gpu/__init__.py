@@ -8,6 +8,7 @@ that fails, hangs or loses the device does not hide the others:
 ``correctness``   every operation against float64 on the CPU: shapes, dtypes, flags, determinism
 ``graphs``        forward, backward and update captured in a CUDA graph and replayed
 ``tests``         the tests of PyTorch and transformers on CUDA (bindings/python/tests/cuda)
+``inference``     few tokens and many small experts, without gradients; few tokens beside reading the weights
 ``benchmark``     the layer beside grouped_mm and dense products, up to 32768 tokens
 ``sanitizer``     compute-sanitizer's memcheck, racecheck and synccheck over small shapes
 ``hopper``        the experts again with ``GENESIS_MOE_EXPERT_KERNELS=hopper``, and which kernels ran

@@ -18,8 +18,9 @@ LIMITS = {
     "correctness": 105,
     "graphs": 40,
     "tests": 55,
-    "benchmark": 80,
-    "sanitizer": 80,
+    "inference": 40,
+    "benchmark": 60,
+    "sanitizer": 60,
     "hopper": 45,
     "hopper_benchmark": 50,
 }

@@ -14,6 +14,11 @@ CASES = [
     Experts(150, 129, 67, 7, 3, routing="few"),
     Experts(33, 72, 40, 5, 2, transposed=True, bias=True, options={"interleaved": True}),
 ]
+INFERENCE = [
+    Experts(3, 72, 136, 5, 2, bias=True, routing="absent"),
+    Experts(40, 136, 264, 3, 2),
+    Experts(70, 72, 12, 12, 5, routing="absent"),
+]
 ROUTERS = {
     "hamiltonian": {"budget": 1.25},
     "mixtral": {},
@@ -28,6 +33,9 @@ def main() -> None:
             run_experts(
                 inputs, torch.ones(case.tokens, case.hidden, device=DEVICE, dtype=dtype), case.options
             )
+        with torch.no_grad():  # which has kernels of its own
+            for case in INFERENCE:
+                functional.experts(**case.inputs(dtype))
         for mode, options in ROUTERS.items():
             router = gm.Router(72, 16, 2, mode=mode, dtype=dtype, device=DEVICE, **options)  # type: ignore[arg-type]
             routing = router(torch.randn(45, 72, device=DEVICE, dtype=dtype, requires_grad=True))
