@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
+from genesis_moe._hosted import router_settings
 from genesis_moe.errors import InvalidArgumentError, UnsupportedError
 from genesis_moe.huggingface import experts
 from genesis_moe.huggingface.families import MODE_OF, is_supported, own_settings
@@ -17,11 +17,6 @@ from genesis_moe.router import Router
 # The attribute of a configuration that records an injection, and the layout of its value.
 RECORD = "genesis_moe"
 RECORD_VERSION = 1
-
-_MODES = ("hamiltonian", "mixtral", "deepseek")
-# Keyword arguments of Router that inject decides itself.
-_DECIDED = {"self", "hidden_size", "num_experts", "mode", "dtype", "device", "bias", "max_experts"}
-_OPTIONS = [name for name in inspect.signature(Router.__init__).parameters if name not in _DECIDED]
 
 
 def inject(model: nn.Module, router: str = "hamiltonian", **options: Any) -> nn.Module:
@@ -60,19 +55,16 @@ def inject(model: nn.Module, router: str = "hamiltonian", **options: Any) -> nn.
 
     if not isinstance(model, PreTrainedModel):
         raise UnsupportedError(f"model: {type(model).__name__}, want a transformers.PreTrainedModel")
-    if router not in _MODES:
-        raise InvalidArgumentError(f"router: {router!r}, want one of {', '.join(map(repr, _MODES))}")
     if options.get("max_experts") is not None:
         raise UnsupportedError(
             f"max_experts: {options['max_experts']}, but the experts of a transformers model have no room to grow; "
             f"want gm.MoE(..., max_experts=...) layers in a model of your own"
         )
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise InvalidArgumentError(f"options: {unknown[0]!r}, want any of {', '.join(_OPTIONS)}")
-
     gates = _find_gates(model)
-    settings = [_settings(gate, router, options) for gate in gates]
+    settings = [
+        router_settings(own_settings(gate), getattr(gate, "bias", None) is not None, router, options)
+        for gate in gates
+    ]
     if any(one != settings[0] for one in settings):
         raise UnsupportedError(f"model: the routers of this {type(model).__name__} differ among themselves")
     _apply(gates, settings[0])
@@ -149,28 +141,6 @@ def _find_gates(model: nn.Module) -> list[nn.Module]:
         f"model: {type(model).__name__} has {'the routers ' + ', '.join(found) if found else 'no router'}; "
         f'inject supports {supported}. experts_implementation="genesis_moe" needs no injection'
     )
-
-
-def _settings(gate: Any, mode: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of Router for this gate: its own, then the mode's defaults, then the user's."""
-    own = own_settings(gate)
-    settings: dict[str, Any] = {"mode": mode, "top_k": own["top_k"]}
-    has_bias = getattr(gate, "bias", None) is not None
-    if mode == "hamiltonian":
-        binding = options.get("binding", "dot")
-        router_dim = options.get("router_dim", None if binding == "dot" else 64)
-        keeps_function = binding == "dot" and router_dim is None
-        settings |= {
-            "binding": binding,
-            "router_dim": router_dim,
-            "temperature": 1.0 if keeps_function else 0.3,
-            "normalize_top_k": own["normalize_top_k"] if keeps_function else True,
-            "scaling_factor": own["scaling_factor"],
-            "bias": has_bias and keeps_function,
-        }
-    else:
-        settings |= {**own, "mode": mode, "bias": has_bias and mode == "mixtral"}
-    return settings | options
 
 
 def _tell_host(model: Any, settings: dict[str, Any]) -> None:

@@ -19,16 +19,16 @@ import functools
 import importlib
 from typing import Any, ClassVar, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from genesis_moe._hosted import HostedRouter, host_weights
 from genesis_moe.huggingface.families import MODE_OF, path_of
 from genesis_moe.router import Router
-from genesis_moe.routing import Routing
 
 _CORRECTION_BIAS = "e_score_correction_bias"
 
 
-class InjectedRouter(nn.Module):
+class InjectedRouter(HostedRouter):
     """What the injected classes share; ``isinstance(module, InjectedRouter)`` finds them.
 
     ``forward(hidden_states [..., H])`` returns what the original did: router_logits ``[T, E]``,
@@ -37,26 +37,10 @@ class InjectedRouter(nn.Module):
     here; the "eager" ones do not, so an injected model uses "genesis_moe".
     """
 
-    _checkpoint_names: ClassVar[dict[str, str]] = {"centroids": "weight"}
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        super().register_parameter(self._checkpoint_names.get(name, name), param)
-
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        super().register_buffer(self._checkpoint_names.get(name, name), tensor, persistent)
-
-    @property
-    def centroids(self) -> Tensor:
-        """The centroids, in checkpoints ``weight``."""
-        return cast(Tensor, self.weight)
-
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         router = cast(Router, self)
         routing = Router.forward(router, hidden_states.reshape(-1, router.hidden_size))
-        weights = (
-            _pretrained_scale(router, routing) if router.options.mode == "hamiltonian" else routing.weights
-        )
-        return routing.logits, weights, routing.index
+        return routing.logits, host_weights(router, routing), routing.index
 
     def initialize(self, std: float) -> None:
         """Fills the tensors that a checkpoint did not hold, as transformers' ``_init_weights`` would."""
@@ -90,24 +74,6 @@ class _CorrectionBias(InjectedRouter):
     @price.setter
     def price(self, value: Tensor) -> None:
         self._buffers[_CORRECTION_BIAS] = value
-
-
-def _pretrained_scale(router: Router, routing: Routing) -> Tensor:
-    """The weights at the scale that the pretrained experts are used to.
-
-    Hamiltonian gates sum to 1 over a token's experts. Where the original router leaves its
-    softmax over all E experts unnormalised (OLMoE), so do we; where it scales (DeepSeek), too.
-    """
-    weights: Tensor = routing.weights
-    if not router.options.normalize_top_k:
-        temperature = cast(Tensor, router.temperature).to(routing.logits.dtype)
-        temperature = temperature.clamp_min(router.options.temperature_floor)
-        probabilities = nn.functional.softmax(routing.logits / temperature, dim=-1)
-        # One more column, of zeros, for the index E of absent slots.
-        weights = nn.functional.pad(probabilities, (0, 1)).gather(1, routing.index)
-    if router.options.scaling_factor != 1.0:
-        weights = weights * router.options.scaling_factor
-    return weights
 
 
 def injected_class(original: type, mode: str) -> type:
