@@ -28,7 +28,11 @@ NVCC_PACKAGES  := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt
                   nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 SASS_PACKAGES  := nvidia-cuda-cuobjdump==13.2.51 nvidia-cuda-nvdisasm==13.2.51
 
-LIGHTNING_PACKAGES := lightning==2.6.6 pytorch-lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0
+# Frameworks that the integrations are tested in, with what of theirs is not in the environment.
+TORCHTITAN_PACKAGES := torchtitan==0.3.0 spmd_types==0.2.3 tyro==1.0.17 docstring_parser==0.18.0 typeguard==4.6.1 \
+                       shtab==1.13.0
+MEGATRON_PACKAGES   := megatron-core==0.16.1
+LIGHTNING_PACKAGES  := lightning==2.6.6 pytorch-lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0
 
 # Looked up when it is used: $(wildcard) would remember that it was not there before set-up.
 BLAS_DIR     = $(shell ls -d $(VENV)/lib/python3*/site-packages/scipy_openblas32/lib 2>/dev/null)
@@ -120,6 +124,12 @@ test-python: build $(STAMPS)/editable ## Python tests
 test-lightning: build $(STAMPS)/editable $(STAMPS)/lightning ## the callback in a Trainer of Lightning; not part of make test
 	PYTHONPATH=$(TOOLS)/lightning $(PY) -m pytest $(PYTEST_FLAGS) bindings/python/tests/energy/test_callbacks.py
 
+test-torchtitan: build $(STAMPS)/editable $(STAMPS)/torchtitan ## the integration in torchtitan's own layers; not part of make test
+	PYTHONPATH=$(TOOLS)/torchtitan $(PY) -m pytest $(PYTEST_FLAGS) bindings/python/tests/integrations/test_torchtitan.py
+
+test-megatron: build $(STAMPS)/editable $(STAMPS)/megatron ## the integration in Megatron-Core's own layers; not part of make test
+	PYTHONPATH=$(TOOLS)/megatron $(PY) -m pytest $(PYTEST_FLAGS) bindings/python/tests/integrations/test_megatron.py
+
 test-packages: build $(STAMPS)/packaging ## installed library, consumers of it, go get
 	$(GO) test -tags packages -timeout 15m ./packaging/...
 
@@ -191,9 +201,19 @@ $(STAMPS)/packaging: packaging/requirements.txt | $(VENV)/bin/uv
 	 && VIRTUAL_ENV=$(TOOLS)/packaging $(VENV)/bin/uv pip install -r packaging/requirements.txt && touch $@)
 
 # Beside the environment, not in it: its other needs are there already.
+define beside
+	$(call quietly,$(1),\
+	 rm -rf $(TOOLS)/$(notdir $@) && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --no-deps --target $(TOOLS)/$(notdir $@) $(2) && touch $@)
+endef
+
 $(STAMPS)/lightning: Makefile | $(VENV)/bin/uv
-	$(call quietly,Lightning,\
-	 rm -rf $(TOOLS)/lightning && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q --no-deps --target $(TOOLS)/lightning $(LIGHTNING_PACKAGES) && touch $@)
+	$(call beside,Lightning,$(LIGHTNING_PACKAGES))
+
+$(STAMPS)/torchtitan: Makefile | $(VENV)/bin/uv
+	$(call beside,torchtitan,$(TORCHTITAN_PACKAGES))
+
+$(STAMPS)/megatron: Makefile | $(VENV)/bin/uv
+	$(call beside,Megatron-Core,$(MEGATRON_PACKAGES))
 
 $(STAMPS)/pythons: packaging/pythons | $(VENV)/bin/uv
 	$(call quietly,the oldest and the newest Python here$(comma) with NumPy,\
@@ -227,5 +247,5 @@ include packaging/install.mk
 include packaging/wheel.mk
 include bindings/rust/build.mk
 
-.PHONY: help setup setup-browser build demo test bench tables docs study check fuzz format clean distclean test-go test-python test-packages test-wheel test-lightning \
+.PHONY: help setup setup-browser build demo test bench tables docs study check fuzz format clean distclean test-go test-python test-packages test-wheel test-lightning test-torchtitan test-megatron \
         check-format check-go check-python check-race check-abi abi requirements
