@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from genesis_moe import _abi
 from genesis_moe._library import check, library
+from genesis_moe.errors import InvalidHandleError
 
 if TYPE_CHECKING:
     from genesis_moe.energy.recorder import EnergyRecorder
@@ -33,7 +34,7 @@ class Monitor:
         """Where the page is, with the port that was taken; a token is not in it."""
         needed = ctypes.c_size_t()
         buffer = ctypes.create_string_buffer(512)
-        check(library().gmoe_monitor_url(self._handle, buffer, len(buffer), ctypes.byref(needed)))
+        check(library().gmoe_monitor_url(self._running(), buffer, len(buffer), ctypes.byref(needed)))
         return buffer.value.decode()
 
     def log(self, line: Mapping[str, Any] | str) -> None:
@@ -42,11 +43,11 @@ class Monitor:
         A line of kind "run" begins a run. InvalidArgumentError says what is wrong with a line.
         """
         text = (line if isinstance(line, str) else json.dumps(line)).encode()
-        check(library().gmoe_monitor_log(self._handle, text, len(text)))
+        check(library().gmoe_monitor_log(self._running(), text, len(text)))
 
     def attach(self, recorder: EnergyRecorder) -> None:
         """Shows the run of a recorder from now on, as it records. Either may end first."""
-        check(library().gmoe_monitor_attach(self._handle, recorder._open()))
+        check(library().gmoe_monitor_attach(self._running(), recorder._open()))
 
     def open(self, path: str | os.PathLike[str], *, follow: bool = False, speed: float = 0.0) -> None:
         """Shows the run in a file of records beside the others.
@@ -55,13 +56,18 @@ class Monitor:
         in its own time, so many times as fast; 0 shows all of it at once.
         """
         options = _abi.MonitorFileOptions(ctypes.sizeof(_abi.MonitorFileOptions), int(follow), speed)
-        check(library().gmoe_monitor_open(self._handle, os.fsencode(path), ctypes.byref(options)))
+        check(library().gmoe_monitor_open(self._running(), os.fsencode(path), ctypes.byref(options)))
 
     def stop(self) -> None:
         """Stops serving. A second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
             check(library().gmoe_monitor_stop(handle))
+
+    def _running(self) -> int:
+        if self._handle is None:
+            raise InvalidHandleError("monitor: is stopped")
+        return self._handle
 
     def __enter__(self) -> Monitor:
         return self

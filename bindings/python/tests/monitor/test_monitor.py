@@ -39,7 +39,7 @@ def test_lines_are_shown() -> None:
             console.log({"kind": "step", "t": "soon"})
     assert repr(console) == "<Monitor, stopped>"
     console.stop()
-    with pytest.raises(gm.InvalidHandleError):
+    with pytest.raises(gm.InvalidHandleError, match="monitor: is stopped"):
         console.log("{}")
 
 
