@@ -22,12 +22,12 @@ LIBRARY_TAGS  = $(if $(HAS_CUDA),gmoe_cuda gmoe_kernels) $(EXTRA_TAGS)
 # the library does not depend on libcuda.
 LINK_DIR := $(CURDIR)/build/link
 
-# Go's build cache does not watch headers outside a package's folder; naming their
-# checksum in the flags makes it see a change.
-HEADERS_SUM := $(shell cat include/*.h | cksum | cut -d' ' -f1)
+# Go's build cache watches neither headers outside a package's folder nor what a wrapper of
+# the compiler does; naming their checksum in the flags makes it see a change.
+UNWATCHED_SUM := $(shell cat include/*.h $(wildcard $(CC)) | cksum | cut -d' ' -f1)
 
 export CGO_ENABLED := 1
-export CGO_CFLAGS   = -O2 -g -Wno-deprecated-declarations -DGMOE_HEADERS_SUM=$(HEADERS_SUM) $(if $(HAS_CUDA),-I$(CUDA_HEADERS))
+export CGO_CFLAGS   = -O2 -g -Wno-deprecated-declarations -DGMOE_UNWATCHED_SUM=$(UNWATCHED_SUM) $(if $(HAS_CUDA),-I$(CUDA_HEADERS))
 export CGO_LDFLAGS  = -O2 -g -L$(LINK_DIR)
 
 LIBRARY_SOURCES := $(shell find capi core router experts cuda include -name testdata -prune -o \

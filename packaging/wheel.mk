@@ -4,12 +4,10 @@
 WHEEL_PLATFORM := manylinux_2_28_x86_64
 WHEEL_LIBRARY  := build/wheel/libgenesis_moe.so
 WHEEL_STAGE    := build/wheel/stage
-# Its own cache: Go does not see which flags the compiler's wrapper drops.
-WHEEL_CACHE    := $(TOOLS)/wheel-cache
 
 wheel: build $(STAMPS)/packaging ## dist/: the wheel (glibc 2.28, bundled BLAS) and the sdist
 	@printf '==> library for %s\n' $(WHEEL_PLATFORM)
-	@GOCACHE=$(WHEEL_CACHE) $(MAKE) -s --no-print-directory LIBRARY=$(WHEEL_LIBRARY) CC=$(CURDIR)/packaging/zig-cc $(WHEEL_LIBRARY)
+	@$(MAKE) -s --no-print-directory LIBRARY=$(WHEEL_LIBRARY) CC=$(CURDIR)/packaging/zig-cc $(WHEEL_LIBRARY)
 	@rm -rf $(WHEEL_STAGE) dist && mkdir -p $(WHEEL_STAGE)/go dist
 	@git ls-files bindings/python | grep -v /tests/ | tar -c -T - | tar -x -C $(WHEEL_STAGE) --strip-components=2
 	@git ls-files go.mod go.sum include capi core cuda experts router | grep -v -e testdata -e _test.go | tar -c -T - | tar -x -C $(WHEEL_STAGE)/go

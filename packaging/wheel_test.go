@@ -78,30 +78,31 @@ func TestWheelWithoutTorch(t *testing.T) {
 	pythons, err := filepath.Glob("../.tools/pythons/*/bin/python")
 	require.NoError(t, err)
 	require.NotEmpty(t, pythons, "run make test-packages")
+	wheel := dist(t, "*.whl")
 	for _, python := range pythons {
 		python := absolute(t, python)
+		genesisMoE := filepath.Join(filepath.Dir(python), "genesis-moe")
 		t.Run(filepath.Base(filepath.Dir(filepath.Dir(python))), func(t *testing.T) {
-			run(t, command("", nil, uv, "pip", "install", "--offline", "--reinstall", "--no-deps", "--python", python, dist(t, "*.whl")))
+			run(t, command("", nil, uv, "pip", "install", "--offline", "--reinstall", "--no-deps", "--python", python, wheel))
 			said := run(t, command(t.TempDir(), nil, python, "-c", withNumPy))
 			require.Contains(t, said, "pip install 'genesis-moe[torch]'")
 
-			page := run(t, command(t.TempDir(), nil, filepath.Join(filepath.Dir(python), "genesis-moe"), "doctor"))
+			page := run(t, command(t.TempDir(), nil, genesisMoE, "doctor"))
 			require.Contains(t, page, "found    the library, genesis-moe 0.1.0")
 			require.Contains(t, page, "found    a fast BLAS, OpenBLAS")
 			require.Contains(t, page, "missing  torch: ")
+			for _, arguments := range [][]string{
+				{"compare", "--demo"},
+				{"mitosis"},
+				{"bench", "layer"},
+				{"calibrate-energy", "--out", "x"},
+				{"calibrate", "x", "--texts", absolute(t, "../README.md"), "--out", "y"},
+			} {
+				said := says(t, command(t.TempDir(), nil, genesisMoE, arguments...))
+				require.Regexp(t, "^genesis-moe: .* needs (torch|transformers), which is not installed: pip install 'genesis-moe", said)
+			}
 		})
 	}
-}
-
-// Beside torch, in an environment that has it.
-func TestWheelWithTorch(t *testing.T) {
-	folder := t.TempDir()
-	run(t, command("", nil, absolute(t, "../.venv/bin/uv"), "pip", "install", "--offline", "--no-deps", "--target", folder, dist(t, "*.whl")))
-	program := "import torch, genesis_moe as gm\n" +
-		"layer = gm.MoE(8, 8, 4)\nlayer(torch.randn(5, 8)).sum().backward()\n" +
-		"assert layer.router.centroids.grad is not None\nprint(gm.library_path())\n"
-	said := run(t, command(folder, []string{"PYTHONPATH=" + folder}, absolute(t, "../.venv/bin/python"), "-c", program))
-	require.Equal(t, folder+"/genesis_moe/lib/libgenesis_moe.so\n", said)
 }
 
 // The source distribution holds all that building the library needs, and no library.
@@ -127,4 +128,21 @@ func TestSourceDistribution(t *testing.T) {
 	} {
 		require.True(t, names[name], name)
 	}
+}
+
+// Where no wheel fits, pip builds the library out of the source distribution.
+func TestSourceDistributionBuilds(t *testing.T) {
+	folder, python := t.TempDir(), absolute(t, "../.venv/bin/python")
+	run(t, command("", nil, absolute(t, "../.venv/bin/uv"), "pip", "install", "-q", "--offline", "--no-deps", "--no-build-isolation",
+		"--python", python, "--target", folder, dist(t, "*.tar.gz")))
+	program := `
+import numpy as np, genesis_moe as gm
+y = gm.functional.experts(np.ones((1, 2), np.float32), np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32),
+                          np.ones((1, 2, 2), np.float32), np.ones((1, 2, 1), np.float32))
+assert abs(y[0, 0] - 2 * 2 / (1 + np.exp(-2))) < 1e-5, y
+print(gm.doctor()["library"])
+`
+	said := run(t, command(folder, []string{"PYTHONPATH=" + folder}, python, "-c", program))
+	require.Equal(t, folder+"/genesis_moe/lib/libgenesis_moe.so\n", said)
+	require.FileExists(t, folder+"/genesis_moe/include/genesis_moe.h")
 }
