@@ -19,7 +19,7 @@ from genesis_moe.errors import InvalidArgumentError
 
 RIDGE = 1e-3  # of the router, relative to the mean square of its input
 # Of the down projections, relative to the mean square of each neuron; the best on tokens held back is taken.
-DAMPING = (0.1, 0.3, 1.0)
+DAMPING = (0.03, 0.1, 0.3, 1.0)
 HELD_BACK = 8  # one token in so many chooses the damping, and says what the layer costs
 MARKED = 0.25  # the share of the neurons that count as active in a token
 MARKED_TOKENS = 4096  # enough to say which neurons work together

@@ -119,7 +119,10 @@ class Study:
                         key["distill_minutes"] = chosen.distill_minutes
                     if any(run["key"] == key for run in self.record["runs"]):
                         continue
-                    self.record["runs"].append({"key": key, **self._one(key)})
+                    run = {"key": key, **self._one(key)}
+                    if self.path.exists():  # another process may have added some
+                        self.record["runs"] = read_json(self.path)["runs"]
+                    self.record["runs"].append(run)
                     write_json(self.path, self.record)
                     quality = self.record["runs"][-1]["quality"]
                     print(key, f"{quality['ratio']:.4f}", f"{time.process_time():.0f} s CPU", flush=True)
