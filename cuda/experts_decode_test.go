@@ -91,6 +91,30 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// Weights across the depth, as Llama 4's and gpt-oss's: tails of columns and of the depth, gates first,
+// alternating and none.
+func TestDecodeTransposed(t *testing.T) {
+	e := cpu(t)
+	for i, c := range []trial{
+		swiGLUTrial(1, 2, 264, 4, 40, core.BFloat16),
+		swiGLUTrial(9, 2, 136, 3, 72, core.BFloat16),
+		swiGLUTrial(64, 1, 72, 1, 136, core.BFloat16),
+		swiGLUTrial(30, 1, 32, 2, 600, core.BFloat16),
+	} {
+		for _, how := range []struct{ gated, interleaved bool }{{true, false}, {true, true}, {false, false}} {
+			c.options.Gated, c.options.Interleaved = how.gated, how.interleaved
+			c.weights, c.biases, c.seed = transposed, true, uint64(i)
+			t.Run(c.String(), func(t *testing.T) {
+				names := c.kernelsOf(t)
+				require.Regexp(t, "^gmoe_experts_decode_gate_up_nn_2_bf16$", names[0])
+				require.Equal(t, "gmoe_experts_decode_down_nn_bf16", names[1])
+				n := c.pose()
+				c.verifyInference(t, e, c.infer(t, n, c.seed), n)
+			})
+		}
+	}
+}
+
 // Activations, gates that alternate with their ups, and none.
 func TestDecodeActivations(t *testing.T) {
 	e := cpu(t)

@@ -87,7 +87,16 @@ __device__ __forceinline__ void sort_pairs(const DecodePlan &p, int32_t group_ro
   __syncthreads();
 }
 
-template <class X, int cut>
+/* Copies the rows 8 i to 8 i + 7 of a unit at depth k, from weights across the depth: `there` of them, from row n of
+ * the weight on. */
+template <class X>
+__device__ __forceinline__ void copy_across(void *to, const X *expert, const ExpertsStack &w, int32_t n, int32_t there,
+                                            int32_t k, int32_t end) {
+  int32_t count = k < end ? (there < 0 ? 0 : there < 8 ? there : 8) : 0;
+  copy_async(to, count > 0 ? expert + k * w.column + n : expert, count * sizeof(X));
+}
+
+template <class X, int cut, bool along>
 __device__ __forceinline__ void gate_up_unit(const DecodeGateUpParams &p, const DecodeUnit &unit,
                                              const X *const *lines) {
   const ExpertsActivation &a = p.activation;
@@ -103,9 +112,23 @@ __device__ __forceinline__ void gate_up_unit(const DecodeGateUpParams &p, const 
   const X *weights[2];
 #pragma unroll
   for (int i = 0; i < 2; i++) weights[i] = there[i] ? expert + z[i] * p.weights.row : nullptr;
-  decode_product<X, cut, decode_group_rows<X, cut>>(
-      unit.rows, 0, p.depth, [&](void *to, int i, int32_t k) { decode_copy(to, weights[i], k, p.depth, expert); },
-      [&](void *to, int token, int32_t k) { decode_copy(to, lines[token], k, p.depth, expert); });
+  auto tokens = [&](void *to, int token, int32_t k) { decode_copy(to, lines[token], k, p.depth, expert); };
+  if constexpr (along) {
+    decode_product<X, cut, decode_group_rows<X, cut>>(
+        unit.rows, 0, p.depth, [&](void *to, int i, int32_t k) { decode_copy(to, weights[i], k, p.depth, expert); },
+        tokens);
+  } else {
+    /* Of gates that come first, every other eight rows are their ups. */
+    bool halves = a.gated && !a.interleaved;
+    decode_product<X, cut, decode_group_rows<X, cut>, false>(
+        unit.rows, 0, p.depth,
+        [&](void *to, int i, int32_t k) {
+          int32_t n = halves ? first + i / 2 * 8 : unit.tile * (DECODE_SIDE / cut) + i * 8;
+          int32_t end = halves ? a.intermediate : a.gated ? 2 * a.intermediate : a.intermediate;
+          copy_across(to, expert, p.weights, n + (halves ? i % 2 * a.intermediate : 0), end - n, k, p.depth);
+        },
+        tokens);
+  }
 
   const auto &result = *dynamic_shared_memory<DecodeResult<cut>>();
   auto element = [&](int32_t token, int row, int32_t z) {
@@ -116,13 +139,14 @@ __device__ __forceinline__ void gate_up_unit(const DecodeGateUpParams &p, const 
     int32_t token = i / (tiles * each), at = i % (tiles * each), column = first + at;
     if (column >= a.intermediate) continue;
     GateUpPlace place = gate_up_place(a.gated, a.interleaved, a.intermediate, column);
-    int row = at / each * 16 + at % each;
-    float gate = element(token, row, place.gate), up = a.gated ? element(token, row + 8, place.up) : 0.0f;
+    int row = at / each * 16 + at % each, up_row = row + 8;
+    if (!along && a.interleaved) row = 2 * at, up_row = row + 1;
+    float gate = element(token, row, place.gate), up = a.gated ? element(token, up_row, place.up) : 0.0f;
     store<X>(p.h, unit.first + token, column, activate(a, gate, up).value);
   }
 }
 
-template <class X, int cut>
+template <class X, int cut, bool along = true>
 __device__ __forceinline__ void gate_up(const DecodeGateUpParams &p) {
   constexpr int group_rows = decode_group_rows<X, cut>;
   GateUpMemory &memory = shared_memory<GateUpMemory>();
@@ -140,7 +164,7 @@ __device__ __forceinline__ void gate_up(const DecodeGateUpParams &p) {
           token < unit.rows ? address<X>(p.x, memory.row_pair[unit.first + token] / p.plan.slots, 0) : nullptr;
     }
     __syncthreads();
-    gate_up_unit<X, cut>(p, unit, reinterpret_cast<const X *const *>(memory.lines));
+    gate_up_unit<X, cut, along>(p, unit, reinterpret_cast<const X *const *>(memory.lines));
   }
 }
 
@@ -157,7 +181,7 @@ __device__ __forceinline__ int64_t partial_place(const DecodeDownParams &p, int3
   return (part * pairs + row) * (static_cast<int64_t>(p.plan.column_tiles) * DECODE_SIDE) + column;
 }
 
-template <class X>
+template <class X, bool along>
 __device__ __forceinline__ void down_unit(const DecodeDownParams &p, const DecodeUnit &unit, int32_t part,
                                           const X *const *lines) {
   int32_t first = unit.tile * DECODE_SIDE;
@@ -168,9 +192,19 @@ __device__ __forceinline__ void down_unit(const DecodeDownParams &p, const Decod
   for (int i = 0; i < 2; i++)
     weights[i] = column + 8 * i < p.columns ? expert + (column + 8 * i) * p.weights.row : nullptr;
   int32_t begin = part * p.part, end = min(begin + p.part, p.depth);
-  decode_product<X, 1, decode_group_rows<X, 1>>(
-      unit.rows, begin, end, [&](void *to, int i, int32_t k) { decode_copy(to, weights[i], k, end, expert); },
-      [&](void *to, int token, int32_t k) { decode_copy(to, lines[token], k, end, expert); });
+  auto tokens = [&](void *to, int token, int32_t k) { decode_copy(to, lines[token], k, end, expert); };
+  if constexpr (along) {
+    decode_product<X, 1, decode_group_rows<X, 1>>(
+        unit.rows, begin, end, [&](void *to, int i, int32_t k) { decode_copy(to, weights[i], k, end, expert); },
+        tokens);
+  } else {
+    decode_product<X, 1, decode_group_rows<X, 1>, false>(
+        unit.rows, begin, end,
+        [&](void *to, int i, int32_t k) {
+          copy_across(to, expert, p.weights, first + 8 * i, p.columns - first - 8 * i, k, end);
+        },
+        tokens);
+  }
 
   const auto &result = *dynamic_shared_memory<DecodeResult<1>>();
   for (int32_t i = threadIdx.x; i < unit.rows * DECODE_SIDE; i += EXPERTS_THREADS) {
@@ -200,7 +234,7 @@ __device__ __forceinline__ void combine_tile(const DecodeDownParams &p, int32_t 
   }
 }
 
-template <class X>
+template <class X, bool along = true>
 __device__ __forceinline__ void down(const DecodeDownParams &p) {
   constexpr int group_rows = decode_group_rows<X, 1>;
   DownMemory &memory = shared_memory<DownMemory>();
@@ -228,7 +262,7 @@ __device__ __forceinline__ void down(const DecodeDownParams &p) {
       memory.lines[token] = token < unit.rows ? address<X>(p.h, unit.first + token, 0) : nullptr;
     }
     __syncthreads();
-    down_unit<X>(p, unit, part, reinterpret_cast<const X *const *>(memory.lines));
+    down_unit<X, along>(p, unit, part, reinterpret_cast<const X *const *>(memory.lines));
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) memory.last = atomicAdd(&p.plan.arrived[unit.tile], 1) == groups * p.parts - 1;
@@ -255,3 +289,11 @@ GMOE_KERNEL_BLOCKS(gmoe_experts_decode_down_bf16, DecodeDownParams, EXPERTS_THRE
   down<__nv_bfloat16>(p);
 }
 GMOE_KERNEL_BLOCKS(gmoe_experts_decode_down_f32, DecodeDownParams, EXPERTS_THREADS, DECODE_BLOCKS) { down<float>(p); }
+
+/* Weights across the depth, as transposed ones are. */
+GMOE_KERNEL_BLOCKS(gmoe_experts_decode_gate_up_nn_2_bf16, DecodeGateUpParams, EXPERTS_THREADS, DECODE_BLOCKS) {
+  gate_up<__nv_bfloat16, 2, false>(p);
+}
+GMOE_KERNEL_BLOCKS(gmoe_experts_decode_down_nn_bf16, DecodeDownParams, EXPERTS_THREADS, DECODE_BLOCKS) {
+  down<__nv_bfloat16, false>(p);
+}

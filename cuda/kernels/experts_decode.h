@@ -38,7 +38,12 @@ struct DecodeCore<__nv_bfloat16, eights> {
   /* tokens(n): 16 bytes of token n at this thread's place of the depth. */
   template <class Tokens>
   __device__ __forceinline__ void multiply(const uint4 &upper, const uint4 &lower, const Tokens &tokens) {
-    uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y}, second[4] = {upper.z, lower.z, upper.w, lower.w};
+    multiply({upper.x, lower.x, upper.y, lower.y}, {upper.z, lower.z, upper.w, lower.w}, tokens);
+  }
+  /* The weights' fragments of the first and the second half of each thread's elements of the depth. */
+  template <class Tokens>
+  __device__ __forceinline__ void multiply(const uint32_t (&first)[4], const uint32_t (&second)[4],
+                                           const Tokens &tokens) {
 #pragma unroll
     for (int n = 0; n < eights; n++) {
       uint4 token = tokens(8 * n + threadIdx.x % 32 / 4);
@@ -100,6 +105,13 @@ __host__ __device__ inline int decode_token_place(int token, int chunk, int line
   return token * line_bytes + (chunk ^ (token & 1) << 2) * 16;
 }
 
+/* Weights that lie across the depth: a line is one step of the depth, with 16 bytes of each eight rows. The eight
+ * lines that load_matrix reads at once, of which each thread has two neighbours, then lie in different
+ * banks. */
+__host__ __device__ inline int decode_weight_place(int depth, int eight, int line_bytes) {
+  return depth * line_bytes + (eight ^ ((depth & 1) | (depth >> 3 & 3) << 1)) * 16;
+}
+
 /* The result of a unit, in the ring's memory: the sum of row `row` of the weight's by token `token`. Lines of
  * tokens are 4 longer, so that the threads of a warp write to different banks. */
 template <int cut>
@@ -120,16 +132,19 @@ __device__ __forceinline__ void decode_copy(void *to, const X *line, int32_t k, 
   copy_async(to, there ? line + k : any, there ? 16 : 0);
 }
 
-/* Multiplies rows of a weight by tokens over [begin, end) of the depth. weights(to, i, k) copies 16 bytes of
- * row `group` + 8 i of this warp's from depth k on, tokens(to, n, k) those of token n, as decode_copy does. All
- * threads of the block come, and find the result when they return. */
-template <class X, int eights, int cut, class Weights, class Tokens>
+/* Multiplies rows of a weight by tokens over [begin, end) of the depth. copy_weights(to, i, k) copies 16 bytes of
+ * row `group` + 8 i of this warp's from depth k on; or, of weights that lie across the depth, of the unit's
+ * rows 8 i to 8 i + 7 at depth k. copy_tokens(to, n, k) copies those of token n from depth k on. All threads of the
+ * block come, and find the result when they return. */
+template <class X, int eights, int cut, bool along, class Weights, class Tokens>
 __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const Weights &copy_weights,
                                                const Tokens &copy_tokens) {
   constexpr int line_bytes = DECODE_LINE_BYTES * cut, line = line_bytes / sizeof(X), chunk = 16 / sizeof(X);
   constexpr int token_bytes = 8 * eights * line_bytes, stage_bytes = DECODE_WEIGHT_BYTES + token_bytes;
   constexpr int stages = DECODE_RING_BYTES / stage_bytes < 4 ? DECODE_RING_BYTES / stage_bytes : 4;
   static_assert(stages >= 3, "copies overlap with products");
+  static_assert(along || sizeof(X) == 2, "load_matrix moves elements of 16 bits");
+  constexpr int weight_eights = DECODE_SIDE / cut / 8;
   unsigned char *ring = dynamic_shared_memory<unsigned char>();
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pair = lane % 4, half = warp / (DECODE_WARPS / cut);
   int32_t steps = (end - begin + line - 1) / line;
@@ -140,8 +155,16 @@ __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const
     if (step < steps) {
       int stage = step % stages;
       int32_t first = begin + step * line;
+      if constexpr (!along) {
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
+        for (int t = 0; t < DECODE_WEIGHT_BYTES / 16 / EXPERTS_THREADS; t++) {
+          int n = t * EXPERTS_THREADS + threadIdx.x, d = n / weight_eights, eight = n % weight_eights;
+          copy_weights(ring + stage * stage_bytes + decode_weight_place(d, eight, weight_eights * 16), eight,
+                       first + d);
+        }
+      }
+#pragma unroll
+      for (int i = 0; along && i < 2; i++) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
           int32_t k = first + half * (DECODE_LINE_BYTES / static_cast<int>(sizeof(X))) + (4 * c + pair) * chunk;
@@ -168,12 +191,27 @@ __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const
     const unsigned char *tokens = ring + step % stages * stage_bytes + DECODE_WEIGHT_BYTES;
 #pragma unroll DecodeCore < X, eights> ::unroll
     for (int c = 0; c < 2; c++) {
-      uint4 upper = *reinterpret_cast<const uint4 *>(mine(step % stages, 0, c));
-      uint4 lower = *reinterpret_cast<const uint4 *>(mine(step % stages, 1, c));
-      core.multiply(upper, lower, [&](int token) {
+      auto of_token = [&](int token) {
         return *reinterpret_cast<const uint4 *>(
             tokens + decode_token_place(token, half * (DECODE_LINE_BYTES / 16) + 4 * c + pair, line_bytes));
-      });
+      };
+      if constexpr (along) {
+        uint4 upper = *reinterpret_cast<const uint4 *>(mine(step % stages, 0, c));
+        uint4 lower = *reinterpret_cast<const uint4 *>(mine(step % stages, 1, c));
+        core.multiply(upper, lower, of_token);
+      } else {
+        /* Lane 8 i + j gives the address of step j of matrix i, which the products take for one of the depth that
+         * the tokens' threads have there. */
+        int i = lane / 8, j = lane % 8, eight = warp % (DECODE_WARPS / cut) * 2 + i % 2;
+        int d = half * 64 + 32 * c + j / 2 * 8 + i / 2 * 2 + j % 2;
+        uint32_t fragments[2][4];
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+          load_matrix_transposed(fragments[m], ring + step % stages * stage_bytes +
+                                                   decode_weight_place(d + 4 * m, eight, weight_eights * 16));
+        }
+        core.multiply(fragments[0], fragments[1], of_token);
+      }
     }
   }
   copy_async_wait<0>();
@@ -194,18 +232,18 @@ __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const
 }
 
 /* The same for as many eights of tokens as there are. */
-template <class X, int cut, int most, class Weights, class Tokens>
+template <class X, int cut, int most, bool along = true, class Weights, class Tokens>
 __device__ __forceinline__ void decode_product(int32_t count, int32_t begin, int32_t end, const Weights &weights,
                                                const Tokens &tokens) {
   if (count <= 8) {
-    decode_product<X, 1, cut>(begin, end, weights, tokens);
+    decode_product<X, 1, cut, along>(begin, end, weights, tokens);
   } else if (count <= 16) {
-    decode_product<X, 2, cut>(begin, end, weights, tokens);
+    decode_product<X, 2, cut, along>(begin, end, weights, tokens);
   } else if constexpr (most > 16) {
     if (count <= 32) {
-      decode_product<X, 4, cut>(begin, end, weights, tokens);
+      decode_product<X, 4, cut, along>(begin, end, weights, tokens);
     } else if constexpr (most > 32) {
-      decode_product<X, 8, cut>(begin, end, weights, tokens);
+      decode_product<X, 8, cut, along>(begin, end, weights, tokens);
     }
   }
 }

@@ -19,6 +19,7 @@ type Layer struct {
 	Hidden, Intermediate, Experts, Slots, Tokens int
 	ElementBytes                                 int
 	Gated                                        bool
+	Across                                       bool // the first weight lies across the depth
 }
 
 // Schedule is how the two products are cut into units of work, from shapes alone: what a token gets does not
@@ -62,8 +63,8 @@ func (l Layer) groups(cut int) int { return l.Active() + l.Tokens*l.Slots/l.grou
 func (l Layer) Schedule(multiProcessors int) Schedule {
 	blocks := BlocksOfProcessor * max(1, multiProcessors)
 	s := Schedule{Cut: 1}
-	// float32 has no kernel for the other one.
-	if l.ElementBytes == 4 || cost(l.Active()*l.GateUpTiles(2), up(l.Hidden, l.stage(2)), blocks) < cost(l.Active()*l.GateUpTiles(1), up(l.Hidden, l.stage(1)), blocks) {
+	// float32, and weights across the depth, have no kernel for the other one.
+	if l.ElementBytes == 4 || l.Across || cost(l.Active()*l.GateUpTiles(2), up(l.Hidden, l.stage(2)), blocks) < cost(l.Active()*l.GateUpTiles(1), up(l.Hidden, l.stage(1)), blocks) {
 		s.Cut = 2
 	}
 	s.Parts, s.Part = parts(l.Active()*l.ColumnTiles(), l.Intermediate, l.stage(1), blocks)
