@@ -529,7 +529,8 @@ typedef struct {
   const char *sysfs_root;  /* where RAPL is looked for; NULL: /sys */
   const char *replay_path; /* the trace of GMOE_SOURCE_REPLAY */
   const char *trace_path;  /* every reading is written there for a later replay; NULL: nowhere */
-  double poll_seconds;     /* 0.001 to 0.1; 0: 0.02 */
+  double poll_seconds;     /* between readings while it is learned when a counter updates, 0.001
+                              to 0.1; 0: 0.02. With a trace_path it stays so */
   double idle_watts;       /* power without work, all devices; 0: not known */
   double rated_watts;      /* GMOE_SOURCE_ESTIMATE_TDP_LOAD; 0: not known */
 } gmoe_meter_options;

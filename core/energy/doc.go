@@ -1,6 +1,6 @@
 // Package energy meters what a process consumes, and says how well it knows.
 //
-// A [Meter] polls the sensors of one [Source] every 20 ms or so. The energy of a window
+// A [Meter] polls the sensors of one [Source] about as often as they update. The energy of a window
 // is the difference of what the sensors had counted at its two ends. Sensors are slow (a
 // GPU updates its counter about every 100 ms), so the ends fall between two updates:
 // the value is interpolated and its uncertainty is the worst that the updates allow.

@@ -18,7 +18,9 @@ type Options struct {
 	// Devices are the GPUs to meter, as UUIDs ("GPU-...") or indices of NVML; nil takes
 	// those of CUDA_VISIBLE_DEVICES, or all.
 	Devices []string
-	// PollPeriod is the time between two readings: 0 takes 20 ms.
+	// PollPeriod is the time between two readings while it is being learned when a counter
+	// updates: 0 takes 20 ms. Then a counter is read once an update, and at every mark. A meter that writes a trace
+	// keeps to the period.
 	PollPeriod time.Duration
 	// IdleWatts is the power of all devices together without work, to state energies net
 	// of it; 0 when it was not measured.
@@ -69,6 +71,8 @@ type Meter struct {
 	closed  bool
 	stop    chan struct{}
 	stopped chan struct{}
+	timer   *time.Timer   // of the next poll
+	due     time.Duration // when that is
 	settled chan struct{} // closed, and made anew, whenever a mark settles
 }
 
@@ -123,7 +127,7 @@ func Open(o Options) (*Meter, error) {
 	}
 	for _, s := range source.Sensors() {
 		traits := s.Traits()
-		m.probes = append(m.probes, &probe{sensor: s, traits: traits, track: newTrack(traits), limit: traits.Device.LimitWatts, check: newCrossCheck(s, traits)})
+		m.probes = append(m.probes, &probe{sensor: s, traits: traits, track: newTrack(traits, o.PollPeriod), limit: traits.Device.LimitWatts, check: newCrossCheck(s, traits)})
 	}
 	if o.TracePath != "" {
 		if m.tracer, err = newTracer(o.TracePath, m.probes); err != nil {
@@ -215,23 +219,23 @@ func (m *Meter) Mark() *Mark {
 	return m.mark()
 }
 
+// mark reads the counters, so that the mark lies between two readings that enclose no other update.
 func (m *Meter) mark() *Mark {
 	m.start()
-	if !m.closed && m.direct() {
-		m.poll()
-	}
 	mark := &Mark{at: m.clock(), points: make([]point, len(m.probes))}
-	if m.settle(mark, mark.at) {
-		return mark
+	if !m.closed {
+		for _, p := range m.probes {
+			if p.traits.Counter {
+				m.read(p)
+			}
+		}
+		m.settleWaiting()
 	}
-	m.waiting = append(m.waiting, mark)
+	if !m.settle(mark, m.clock()) {
+		m.waiting = append(m.waiting, mark)
+		m.hasten()
+	}
 	return mark
-}
-
-// direct reports whether reading the sensors now tells more than the last poll did.
-func (m *Meter) direct() bool {
-	update := m.update()
-	return update > 0 && update < 2*m.options.PollPeriod
 }
 
 // Begin opens a window by a name, which no open window has. Windows may nest and overlap.

@@ -15,6 +15,7 @@ import (
 // power of energy that was consumed already. Without a known w there is no bound.
 type powerTrack struct {
 	traits Traits
+	poll   time.Duration
 	sums   []sum
 }
 
@@ -113,6 +114,14 @@ func (p *powerTrack) update() time.Duration {
 	}
 	return median(gaps)
 }
+
+// next is twice an update: what is between two readings is in the bound.
+func (p *powerTrack) next(now time.Duration, _ bool) time.Duration {
+	half := time.Duration(p.traits.UpdateSeconds * float64(time.Second) / 2)
+	return now + min(max(p.poll, half), pollLimit)
+}
+
+func (p *powerTrack) lose() {}
 
 func (p *powerTrack) watts() float64 {
 	if len(p.sums) == 0 {

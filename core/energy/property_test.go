@@ -61,6 +61,8 @@ func TestWindowsHoldTheirPromise(t *testing.T) {
 		}
 		m := meterOf(&now, record.NVMLCounter, sensors...)
 		var marks []*Mark
+		// Half of the meters poll when they want to, with marks at any time; half whenever it comes.
+		scheduled, rare := seed%2 == 0, 1+r.IntN(20)
 		for now.Seconds() < duration-1 {
 			if r.IntN(6) == 0 {
 				marks = append(marks, m.Mark())
@@ -68,7 +70,18 @@ func TestWindowsHoldTheirPromise(t *testing.T) {
 			if r.IntN(50) == 0 {
 				now += time.Duration(r.IntN(400)) * time.Millisecond // the host was busy
 			}
-			now += time.Duration(1000+r.IntN(30000)) * time.Microsecond
+			pause := time.Duration(1000+r.IntN(30000)) * time.Microsecond
+			if scheduled {
+				pause = m.due - now
+				if r.IntN(rare) == 0 {
+					marked := time.Duration(float64(pause) * r.Float64())
+					now += max(0, marked)
+					marks = append(marks, m.Mark())
+					pause = m.next() - now
+				}
+				pause = max(0, pause) + time.Duration(r.IntN(2000))*time.Microsecond // timers are late
+			}
+			now += pause
 			m.Poll()
 			if len(marks) > 1 && r.IntN(16) == 0 {
 				w := m.Between(marks[r.IntN(len(marks)-1)], marks[len(marks)-1])

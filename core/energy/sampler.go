@@ -18,19 +18,51 @@ func (m *Meter) start() {
 		return
 	}
 	m.stop, m.stopped = make(chan struct{}), make(chan struct{})
+	m.due = m.next()
+	m.timer = time.NewTimer(m.due - m.clock())
 	go func() {
 		defer close(m.stopped)
-		ticker := time.NewTicker(m.options.PollPeriod)
-		defer ticker.Stop()
+		defer m.timer.Stop()
 		for {
 			select {
 			case <-m.stop:
 				return
-			case <-ticker.C:
+			case <-m.timer.C:
 				m.Poll()
 			}
 		}
 	}()
+}
+
+// next is when to poll: each wake of the sampler costs the host far more than a reading does.
+func (m *Meter) next() time.Duration {
+	now := m.clock()
+	next := now + gaugePeriod
+	for _, p := range m.probes {
+		switch {
+		case p.lost:
+		case m.tracer != nil:
+			next = min(next, now+m.options.PollPeriod)
+		default:
+			next = min(next, p.track.next(now, len(m.waiting) > 0))
+		}
+	}
+	return next
+}
+
+// schedule sets the timer of the next poll.
+func (m *Meter) schedule() {
+	m.due = m.next()
+	if m.timer != nil {
+		m.timer.Reset(m.due - m.clock())
+	}
+}
+
+// hasten brings the next poll forward where a mark that has come asks for it.
+func (m *Meter) hasten() {
+	if m.next() < m.due {
+		m.schedule()
+	}
 }
 
 // Poll reads the sensors now. Only a meter with a clock of its caller needs it.
@@ -42,12 +74,18 @@ func (m *Meter) Poll() {
 	}
 	m.start()
 	m.poll()
+	m.schedule()
 }
 
 func (m *Meter) poll() {
 	for _, p := range m.probes {
 		m.read(p)
 	}
+	m.settleWaiting()
+}
+
+// settleWaiting fixes the marks that have become certain, and tells who waits for them.
+func (m *Meter) settleWaiting() {
 	now := m.clock()
 	left := m.waiting[:0]
 	for _, mark := range m.waiting {
@@ -76,6 +114,7 @@ func (m *Meter) read(p *probe) {
 		p.failing = true
 		if !p.lost && after-p.good > lostAfter {
 			p.lost = true
+			p.track.lose()
 			m.event(record.MeterLost, p, fmt.Sprintf("no reading for %.1f s: %v", seconds(after-p.good), err))
 		}
 		return

@@ -121,7 +121,8 @@ func meterOf(now *time.Duration, name record.Source, sensors ...Sensor) *Meter {
 	}
 	for _, s := range sensors {
 		traits := s.Traits()
-		m.probes = append(m.probes, &probe{sensor: s, traits: traits, track: newTrack(traits), limit: traits.Device.LimitWatts, check: newCrossCheck(s, traits)})
+		m.probes = append(m.probes, &probe{sensor: s, traits: traits, track: newTrack(traits, defaultPoll), limit: traits.Device.LimitWatts, check: newCrossCheck(s, traits)})
 	}
+	m.Poll()
 	return m
 }

@@ -259,7 +259,7 @@ impl MeterBuilder {
         self
     }
 
-    /// Time between polls, 1 to 100 ms; default 20 ms.
+    /// Time between polls while it is learned when a counter updates, 1 to 100 ms; default 20 ms.
     pub fn poll(mut self, every: Duration) -> Self {
         self.poll = every;
         self

@@ -83,7 +83,8 @@ class EnergyMeter:
     devices: GPUs as UUIDs or NVML indices; None: the GPUs that torch uses, when it has
     started CUDA, else those of CUDA_VISIBLE_DEVICES. idle_watts: the power of all devices without
     work, see :meth:`measure_idle`. rated_watts: the processor's rated power. poll_seconds:
-    the time between readings, 0.02. trace_path: every reading is written there.
+    the time between readings, 0.02, while it is learned when a counter updates; then it is read once an
+    update. trace_path: every reading is written there, each poll_seconds.
 
     It can be used as a context manager (a window of the whole block, then closed), by
     ``with meter.window(name)``, by :meth:`begin` and :meth:`end`, and as a decorator, which adds
