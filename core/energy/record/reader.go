@@ -17,6 +17,9 @@ func Decode(line []byte) (Line, error) {
 	if len(line) > MaxLine {
 		return Line{}, fmt.Errorf("a line of %d bytes, want at most %d", len(line), MaxLine)
 	}
+	if s, ok := decodeStep(line); ok {
+		return Line{Kind: KindStep, Step: s}, nil
+	}
 	var l Line
 	if err := json.Unmarshal(line, &l); err != nil {
 		return Line{}, err

@@ -1,7 +1,6 @@
 package record
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"sync"
@@ -29,7 +28,7 @@ func Create(path string) (*Writer, error) {
 // Write appends a line. After an error the file is left alone: a line behind half a line
 // would be lost with it.
 func (w *Writer) Write(l Line) error {
-	text, err := json.Marshal(l)
+	text, err := l.MarshalJSON() // json.Marshal would check the text once more
 	if err != nil {
 		return err
 	}

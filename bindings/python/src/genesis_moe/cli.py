@@ -174,6 +174,13 @@ def _add_bench(commands: Any) -> None:
         "--threads", type=int, default=0, metavar="N", help="threads (default: torch's choice)"
     )
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, to see that it runs")
+    parser.add_argument(
+        "--part",
+        dest="parts",
+        action="append",
+        choices=("calls", "metering", "console"),
+        help="of overhead: only this; may be given several times (default: all)",
+    )
     parser.set_defaults(run=_bench)
 
 

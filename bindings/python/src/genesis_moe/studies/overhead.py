@@ -143,14 +143,105 @@ def metering(pairs: int = 60, steps: int = 2, calls: int = 400, rest: float = 5.
     }
 
 
+def console(
+    layers: int = 60, experts: int = 128, seconds: float = 30.0, hertz: float = 4.0
+) -> dict[str, Any]:
+    """What a console costs its host in processor time, as shares of one core.
+
+    A host logs a step of all experts, with tokens, FLOPs, bytes, joules and the terms of H, some times a second.
+    ``lines``: by JSON, which is read, kept and counted. ``watched``: the same while a client in a process
+    of its own reads the frames. The JSON is made beforehand; nothing else runs in the process.
+    """
+    import random
+
+    import genesis_moe as gm
+
+    draw = random.Random(0)
+
+    def layer(number: int) -> dict[str, Any]:
+        tokens = [draw.randrange(200) * draw.randrange(2) for _ in range(experts)]
+        terms = {
+            name: draw.random() for name in ("bind", "entropy", "cost", "h", "max_violation", "mean_active")
+        }
+        return {
+            "layer": number,
+            **terms,
+            "tokens": tokens,
+            "flops": [12582912 * n for n in tokens],
+            "bytes": [4096 * n for n in tokens],
+            "joules": [draw.random() * n for n in tokens],
+            "joules_quality": "modelled",
+        }
+
+    def step(number: int) -> str:
+        line = {"kind": "step", "step": number, "t": number / hertz, "duration_seconds": 1 / hertz}
+        more = {"tokens": 4096, "total_tokens": 4096 * number, "loss": {"train": 2 + draw.random()}}
+        return json.dumps({**line, **more, "layers": [layer(i) for i in range(layers)]})
+
+    lines = [step(number) for number in range(1, int(seconds * hertz) + 1)]
+    shape = [{"layer": i, "experts": experts, "top_k": 2} for i in range(layers)]
+    header = {"kind": "run", "schema": 1, "id": "wide", "name": "wide", "layers": shape}
+    watcher = "import sys, urllib.request as u\nfor _ in u.urlopen(sys.argv[1] + 'api/stream'): pass"
+
+    def feed(monitor: gm.Monitor) -> float:
+        monitor.log(header)
+        begin, started = time.process_time(), time.monotonic()
+        for number, text in enumerate(lines, 1):
+            monitor.log(text)
+            time.sleep(max(0.0, started + number / hertz - time.monotonic()))
+        return (time.process_time() - begin) / (time.monotonic() - started)
+
+    with gm.monitor("127.0.0.1:0") as monitor:
+        alone = feed(monitor)
+        client = subprocess.Popen([sys.executable, "-c", watcher, monitor.url], stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(2)
+            watched = feed(monitor)
+        finally:
+            client.kill()
+            client.wait()
+    return {
+        "layers": layers,
+        "experts": experts,
+        "steps_per_second": hertz,
+        "line_bytes": len(lines[0]),
+        "lines_core_share": alone,
+        "watched_core_share": watched,
+    }
+
+
+PARTS = ("calls", "metering", "console")
+
+
 def run(args: argparse.Namespace) -> int:
-    """Measures everything and writes ``cpu.json`` and ``metering.json`` into ``args.out``."""
+    """Measures ``args.parts``, or all; writes ``cpu.json``, ``metering.json``, ``console.json`` into ``args.out``."""
+    out = Path(args.out)
+    for part in args.parts or PARTS:
+        if part == "calls":
+            name, result = "cpu", calls(out)
+        else:
+            measured = metering() if part == "metering" else console()
+            # The load is of the machine: what else ran.
+            load = os.getloadavg()[0]
+            name = part
+            result = {
+                "study": f"overhead of {part}",
+                "environment": environment(),
+                "load_average": load,
+                part: measured,
+            }
+        write_json(out / f"{name}.json", result)
+        print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=2))
+    return 0
+
+
+def calls(out: Path) -> dict[str, Any]:
+    """What a call, an import and an operator of torch take."""
     import torch
 
     import genesis_moe as gm
     from genesis_moe import functional
 
-    out = Path(args.out)
     library = Path(gm.doctor()["library"])
     hidden_states = torch.randn(1, 8)
     index, weights = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
@@ -163,7 +254,7 @@ def run(args: argparse.Namespace) -> int:
     def operator_with_gradient() -> None:
         functional.experts(hidden_states, index, weights, gate_up_grad, down).sum().backward()
 
-    result = {
+    return {
         "study": "overhead",
         "environment": environment(),
         "c_call_ns": c_call(library, out / "empty_call.c"),
@@ -174,14 +265,3 @@ def run(args: argparse.Namespace) -> int:
         "library_bytes": library.stat().st_size,
         "not_run": ["Rust: a call costs what it costs from C; it was not timed"],
     }
-    write_json(out / "cpu.json", result)
-    metered = {
-        "study": "overhead of metering",
-        "environment": environment(),
-        "load_average": os.getloadavg()[0],  # of the machine: what else ran
-        "metering": metering(),
-    }
-    write_json(out / "metering.json", metered)
-    shown = {**result, "metering": metered["metering"]}
-    print(json.dumps({k: v for k, v in shown.items() if k != "environment"}, indent=2))
-    return 0
