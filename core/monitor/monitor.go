@@ -127,7 +127,7 @@ func (m *Monitor) URL() string {
 // Log shows a line that the host wrote as JSON, of the kinds of package record. A line of kind
 // "run" begins a new run.
 func (m *Monitor) Log(line []byte) error {
-	decoded, err := record.Decode(line)
+	decoded, err := record.DecodeShown(line)
 	if err != nil {
 		m.bad.Add(1)
 		return core.Invalidf("line", "%v", err)

@@ -13,11 +13,16 @@ import (
 const MaxLine = 16 << 20
 
 // Decode reads one line. It takes any bytes: what is not a line is an error.
-func Decode(line []byte) (Line, error) {
+func Decode(line []byte) (Line, error) { return decode(line, false) }
+
+// DecodeShown is Decode without what no console shows: the FLOPs and bytes of experts.
+func DecodeShown(line []byte) (Line, error) { return decode(line, true) }
+
+func decode(line []byte, shown bool) (Line, error) {
 	if len(line) > MaxLine {
 		return Line{}, fmt.Errorf("a line of %d bytes, want at most %d", len(line), MaxLine)
 	}
-	if s, ok := decodeStep(line); ok {
+	if s, ok := decodeStep(line, shown); ok {
 		return Line{Kind: KindStep, Step: s}, nil
 	}
 	var l Line

@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,8 @@ func FuzzDecodeStep(f *testing.F) {
 	}
 	for _, text := range []string{
 		`{"kind": "step", "step": 3, "layers": [{"layer": 1, "tokens": [1, -2, 3], "joules": [1e-3, 0.5, -0]}, {}], "tokens": 5}`,
+		`{"kind":"step","layers":[{"joules":[0.12345678901234567,1234567.5,12,00.5,1.,1.5e3, 2.25 ,-3.5,0.000000000000000000000001,12345678901234567890]}]}`,
+		`{"kind":"step","layers":[{"flops":[1,2],"bytes":null,"joules":[0.12345678901234567,77.03]}]}`,
 		`{"kind":"step","layers":[{"layer":01}]}`,
 		`{"kind":"step","layers":[{"joules":[.5]}]}`,
 		`{"kind":"step","layers":[{"tokens":[1.0]}]}`,
@@ -35,13 +38,28 @@ func FuzzDecodeStep(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		fast, ok := decodeStep(text)
+		fast, ok := decodeStep(text, false)
 		if !ok {
 			return
 		}
 		var slow Line
 		require.NoError(t, json.Unmarshal(text, &slow), "%s", text)
+		for i := range slow.Step.Layers {
+			want, found := slow.Step.Layers[i].Joules, fast.Layers[i].Joules
+			require.Equal(t, want == nil, found == nil)
+			require.Len(t, found, len(want))
+			for e := range want {
+				require.LessOrEqual(t, math.Abs(found[e]-want[e]), 0x1p-52*math.Abs(want[e]), "%s", text)
+			}
+			fast.Layers[i].Joules = want
+		}
 		require.Equal(t, slow, Line{Kind: KindStep, Step: fast}, "%s", text)
+		shown, ok := decodeStep(text, true)
+		require.True(t, ok)
+		for i := range shown.Layers {
+			require.Nil(t, shown.Layers[i].FLOPs)
+			require.Nil(t, shown.Layers[i].Bytes)
+		}
 	})
 }
 
@@ -56,7 +74,7 @@ func TestStepsAreDecodedFast(t *testing.T) {
 		var spaced bytes.Buffer
 		require.NoError(t, json.Indent(&spaced, text, "", " "))
 		for _, line := range [][]byte{text, spaced.Bytes()} {
-			_, ok := decodeStep(line)
+			_, ok := decodeStep(line, false)
 			require.True(t, ok, "%s", line)
 		}
 	}

@@ -172,7 +172,7 @@ class Words {
       "aside.words",
       {},
       element("div", { "aria-label": "One expert", role: "group" }, this.which, this.name, this.state, this.facts, this.prefers),
-      element("h3", {}, "Least balanced layers"),
+      element("h3", {}, "Least balanced layers, by MaxVio"),
       this.loads,
     );
   }
@@ -186,7 +186,7 @@ class Words {
       .slice(0, 6);
     this.loads.replaceChildren(
       ...worst.map(([row, violation, active]) =>
-        element("div", {}, element("dt", {}, `Layer ${layers[row].layer}`), element("dd", {}, `MaxVio ${digits(violation, 2)} \u00b7 ${active} routed`)),
+        element("div", {}, element("dt", {}, `Layer ${layers[row].layer}`), element("dd", {}, `${digits(violation, 2)} \u00b7 ${active} routed`)),
       ),
     );
   }

@@ -15,7 +15,7 @@ export class Tiles {
 
   show(view) {
     this.showPower(view);
-    this.showPerToken(view.joules_per_token);
+    this.showPerToken(view.joules_per_token, view.lost);
     this.showSaving(view);
     this.showLatency(view.routing);
   }
@@ -30,7 +30,9 @@ export class Tiles {
     this.power.set({ number: split(watts.value, "W"), quality: watts.quality, note, title: provenance(watts, "W"), share, alarm: Boolean(lost?.length) });
   }
 
-  showPerToken({ run, net, step }) {
+  showPerToken({ run, net, step }, lost) {
+    // What a lost meter counted is not of all the tokens.
+    if (lost?.length) return this.perToken.set({ number: split(null, "J"), note: "part of the run was not metered" });
     const notes = [];
     if (isKnown(net.value)) notes.push(`${si(net.value, "J")} net of idle`);
     if (isKnown(step.value)) notes.push(`${si(step.value, "J")} last step${step.low_resolution ? ", low resolution" : ""}`);
