@@ -88,7 +88,10 @@ func goEngineExpertWork(h C.uintptr_t, layer C.int32_t, out *C.uint64_t, capacit
 		if layer < 1 || layer > core.MaxLayer {
 			return core.Invalidf("layer", "%d, want 1 to %d", layer, core.MaxLayer)
 		}
-		work := e.Ledger.Layer(int32(layer))
+		work, err := e.ExpertWork(int32(layer))
+		if err != nil {
+			return err
+		}
 		if experts != nil {
 			*experts = C.size_t(len(work))
 		}

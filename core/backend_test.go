@@ -48,6 +48,7 @@ func (s *countingSession) RouterBackwardWorkspace(*RouterBackwardArgs) (uint64, 
 func (s *countingSession) RouterUpdateWorkspace(*RouterUpdateArgs) (uint64, error) { return 3, nil }
 
 func (s *countingSession) RouterReportWorkspace(*RouterReportArgs) (uint64, error) { return 4, nil }
+func (s *countingSession) ExpertWork(int32) ([]Work, error)                        { return nil, nil }
 
 func (s *countingSession) ExpertsForwardWorkspace(*ExpertsForwardArgs) (uint64, error) { return 5, nil }
 

@@ -65,6 +65,14 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 // Session is the opened accelerator, or nil on the CPU.
 func (e *Engine) Session() Session { return e.session }
 
+// ExpertWork is what the experts of a layer have done; empty when nothing was counted.
+func (e *Engine) ExpertWork(layer int32) ([]Work, error) {
+	if e.session != nil {
+		return e.session.ExpertWork(layer)
+	}
+	return e.Ledger.Layer(layer), nil
+}
+
 // Close releases the device and the scratch memory. No operation may be running.
 func (e *Engine) Close() error {
 	e.scratch.drop()

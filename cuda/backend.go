@@ -30,7 +30,7 @@ func (backend) Open(id int32) (core.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{device}, nil
+	return &session{device: device}, nil
 }
 
 func (backend) Describe() map[string]any {

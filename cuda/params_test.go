@@ -51,6 +51,7 @@ func snakeCase(name string) string {
 func TestParamsMirrorTheHeaders(t *testing.T) {
 	requireMirrors(t, "plan_params.h", "PlanParams", planParams{})
 	requireMirrors(t, "plan_params.h", "PlanTile", planTile{})
+	requireMirrors(t, "ledger_params.h", "LedgerParams", ledgerParams{})
 	for name, mirror := range map[string]any{
 		"ExpertsMatrix":                   expertsMatrix{},
 		"ExpertsStack":                    expertsStack{},

@@ -10,7 +10,10 @@ import (
 // session runs operations on one device. An operation is a list of kernel launches,
 // which pure functions of the arguments make; nothing waits and nothing is allocated on
 // the device, except that a report waits for its numbers.
-type session struct{ device *driver.Device }
+type session struct {
+	device *driver.Device
+	ledger ledger
+}
 
 // Close keeps the device: its context is the process's, and a captured graph may hold
 // kernels of ours.
@@ -59,14 +62,12 @@ func checkWorkspace(given core.Workspace, need uint64) error {
 }
 
 var (
-	routerForward   = operation[core.RouterForwardArgs]{routerForwardWorkspace, routerForwardLaunches}
-	routerBackward  = operation[core.RouterBackwardArgs]{routerBackwardWorkspace, routerBackwardLaunches}
-	routerUpdate    = operation[core.RouterUpdateArgs]{routerUpdateWorkspace, routerUpdateLaunches}
-	routerReport    = operation[core.RouterReportArgs]{routerReportWorkspace, routerReportLaunches}
-	clansDescend    = operation[core.ClansDescendArgs]{clansDescendWorkspace, clansDescendLaunches}
-	clansObserve    = operation[core.ClansObserveArgs]{clansObserveWorkspace, clansObserveLaunches}
-	expertsForward  = operation[core.ExpertsForwardArgs]{expertsForwardWorkspace, expertsForwardLaunches}
-	expertsBackward = operation[core.ExpertsBackwardArgs]{expertsBackwardWorkspace, expertsBackwardLaunches}
+	routerForward  = operation[core.RouterForwardArgs]{routerForwardWorkspace, routerForwardLaunches}
+	routerBackward = operation[core.RouterBackwardArgs]{routerBackwardWorkspace, routerBackwardLaunches}
+	routerUpdate   = operation[core.RouterUpdateArgs]{routerUpdateWorkspace, routerUpdateLaunches}
+	routerReport   = operation[core.RouterReportArgs]{routerReportWorkspace, routerReportLaunches}
+	clansDescend   = operation[core.ClansDescendArgs]{clansDescendWorkspace, clansDescendLaunches}
+	clansObserve   = operation[core.ClansObserveArgs]{clansObserveWorkspace, clansObserveLaunches}
 )
 
 func (s *session) RouterForward(a *core.RouterForwardArgs) error {
@@ -127,8 +128,30 @@ func (s *session) ClansObserveWorkspace(a *core.ClansObserveArgs) (uint64, error
 	return clansObserveWorkspace(s.device.Attributes(), a)
 }
 
+// experts carries a call of the experts out, and what counts their work behind it.
+func (s *session) experts(c *expertsCall, layer int32, rate core.WorkRate, index *core.Tensor, stream core.Stream, given core.Workspace) error {
+	if err := checkWorkspace(given, c.arena.used); err != nil {
+		return err
+	}
+	launches := c.launches
+	if layer != 0 && c.experts > 0 {
+		sums, err := s.sumsOf(layer, c.experts, stream)
+		if err != nil {
+			return err
+		}
+		if sums != 0 {
+			launches = append(launches, ledgerLaunch(sums, rate, index, c.experts, c.plan))
+		}
+	}
+	return s.device.Run(stream, launches...)
+}
+
 func (s *session) ExpertsForward(a *core.ExpertsForwardArgs) error {
-	return expertsForward.run(s, a, a.Stream, a.Workspace)
+	c, err := forwardCall(s.device.Attributes(), a)
+	if err != nil {
+		return err
+	}
+	return s.experts(c, a.Options.Layer, a.WorkRate(), a.TopKIndex, a.Stream, a.Workspace)
 }
 
 func (s *session) ExpertsForwardWorkspace(a *core.ExpertsForwardArgs) (uint64, error) {
@@ -136,7 +159,11 @@ func (s *session) ExpertsForwardWorkspace(a *core.ExpertsForwardArgs) (uint64, e
 }
 
 func (s *session) ExpertsBackward(a *core.ExpertsBackwardArgs) error {
-	return expertsBackward.run(s, a, a.Stream, a.Workspace)
+	c, err := backwardCall(s.device.Attributes(), a)
+	if err != nil {
+		return err
+	}
+	return s.experts(c, a.Options.Layer, a.WorkRate(), a.TopKIndex, a.Stream, a.Workspace)
 }
 
 func (s *session) ExpertsBackwardWorkspace(a *core.ExpertsBackwardArgs) (uint64, error) {

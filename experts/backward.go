@@ -104,7 +104,7 @@ func runBackward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Exp
 	clear(l.dw)
 	expectWrites(a.GradHiddenStates, a.GradGateUpProj, a.GradDownProj)
 	l.schedule.run(e, l.do)
-	l.count()
+	l.count(a.WorkRate())
 	return nil
 }
 

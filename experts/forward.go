@@ -70,7 +70,7 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 	l.dispatch(a.TopKIndex, a.TopKWeights)
 	expectWrites(a.Output, a.PreActivation)
 	l.schedule.run(e, l.do)
-	l.count()
+	l.count(a.WorkRate())
 	return nil
 }
 
@@ -218,7 +218,7 @@ func (l *forward[S, F]) activate(w *worker[F], unit, first, last int, h []F) {
 }
 
 // count adds to the engine's counters what was done.
-func (l *forward[S, F]) count() {
+func (l *forward[S, F]) count(rate core.WorkRate) {
 	rows, active := l.plan.rows, l.activeExperts()
 	var s S
 	elements := 2*l.tokens*l.hidden + active*(l.gateUp+l.intermediate)*l.hidden + rows*l.hidden
@@ -231,22 +231,5 @@ func (l *forward[S, F]) count() {
 	counters.ExpertRows.Add(uint64(rows))
 	counters.FLOPs.Add(2 * uint64(rows) * uint64(l.hidden) * uint64(l.gateUp+l.intermediate))
 	counters.Bytes.Add(uint64(elements) * uint64(unsafe.Sizeof(s)))
-	if l.ledger == 0 {
-		return
-	}
-	// An expert reads its weights once, and of each row x, z and y.
-	weights, row := (l.gateUp+l.intermediate)*l.hidden, 2*l.hidden
-	if l.preActivation.present {
-		row += l.gateUp
-	}
-	l.engine.Ledger.Add(l.ledger, l.experts, func(e int) core.Work {
-		rows := l.plan.rowsOf(e)
-		if rows == 0 {
-			return core.Work{}
-		}
-		return core.Work{
-			Rows: uint64(rows), FLOPs: 2 * uint64(rows*weights),
-			Bytes: uint64(weights+rows*row) * uint64(unsafe.Sizeof(s)),
-		}
-	})
+	l.record(rate)
 }

@@ -141,44 +141,30 @@ func (l *backward[S, F]) combineWeights(w *worker[F], first, last int) {
 }
 
 // count adds to the engine's counters what was done.
-func (l *backward[S, F]) count() {
+func (l *backward[S, F]) count(rate core.WorkRate) {
 	rows, active := l.plan.rows, l.activeExperts()
-	var weights, products, row int // of an expert with rows: elements of weights, of products and of each row
 	wide, narrow := l.gateUp*l.hidden, l.intermediate*l.hidden
 	flops, elements := 0, l.tokens*l.hidden
 	if l.derivatives {
 		flops += rows * narrow
 		elements += active*narrow + rows*l.gateUp
-		products, weights, row = products+narrow, weights+narrow, row+l.gateUp+l.hidden
 	}
 	if l.gradHidden.present {
 		flops += rows * wide
 		elements += active*wide + rows*l.hidden + l.tokens*l.hidden
-		products, weights, row = products+wide, weights+wide, row+l.hidden
 	}
 	if l.gradGateUp.present {
 		flops += rows * wide
 		elements += l.experts*wide + l.tokens*l.hidden
-		products, weights, row = products+wide, weights+wide, row+l.hidden
 	}
 	if l.gradDown.present {
 		flops += rows * narrow
 		elements += l.experts * narrow
-		products, weights = products+narrow, weights+narrow
 	}
 	var s S
 	counters := &l.engine.Counters
 	counters.ExpertsCalls.Add(1)
 	counters.FLOPs.Add(2 * uint64(flops))
 	counters.Bytes.Add(uint64(elements) * uint64(unsafe.Sizeof(s)))
-	if l.ledger == 0 {
-		return
-	}
-	l.engine.Ledger.Add(l.ledger, l.experts, func(e int) core.Work {
-		rows := l.plan.rowsOf(e)
-		if rows == 0 {
-			return core.Work{}
-		}
-		return core.Work{FLOPs: 2 * uint64(rows*products), Bytes: uint64(weights+rows*row) * uint64(unsafe.Sizeof(s))}
-	})
+	l.record(rate)
 }

@@ -133,7 +133,9 @@ gmoe_status gmoe_engine_counters(gmoe_engine *engine, gmoe_counters *out);
  * computed forward, its FLOPs and the bytes that it read and wrote, forward and backward.
  * *experts (may be NULL) gets the number of experts counted so far, 0 when none were;
  * capacity is how many out has room for, and fewer than that number is INVALID_ARGUMENT.
- * out may be NULL with capacity 0. The CPU counts; a GPU does not yet. */
+ * out may be NULL with capacity 0. On a GPU a small launch behind each operation adds to sums on the device:
+ * reading them waits for the legacy default stream, and says nothing of what other streams have still to do. A layer
+ * that is captured into a graph before it was ever run is not counted. */
 gmoe_status gmoe_engine_expert_work(gmoe_engine *engine, int32_t layer, uint64_t *out, size_t capacity,
                                     size_t *experts);
 

@@ -3,6 +3,7 @@
 package driver
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -113,6 +114,34 @@ func (d *Device) guard(do func() error) (err error) {
 		}
 	}()
 	return do()
+}
+
+// Zeros is new device memory, for good, whose zeros are there when the call returns: it waits for the stream. It is
+// 0 where the stream is being captured into a graph, which can do neither.
+func (d *Device) Zeros(bytes uint64, stream core.Stream) (address uintptr, err error) {
+	doing := fmt.Sprintf("making %d bytes on %s", bytes, d)
+	err = d.guard(func() error {
+		var capturing int32
+		if status := call(d.extra.streamIsCapturing, uintptr(stream), uintptr(unsafe.Pointer(&capturing))); status != 0 || capturing != 0 {
+			return nil
+		}
+		// Another thread's capture forbids allocations in this one too, unless one says that it is no part of it.
+		defer d.exchangeCaptureMode(d.exchangeCaptureMode(captureRelaxed))
+		memory, err := cu.MemAlloc(int64(bytes))
+		if err != nil {
+			return failed(err, "cuMemAlloc", doing)
+		}
+		err = cu.MemsetD8Async(memory, 0, int64(bytes), streamOf(stream))
+		if err == nil {
+			err = streamOf(stream).Synchronize()
+		}
+		if err != nil {
+			return failed(errors.Join(err, cu.MemFree(memory)), "cuMemsetD8Async", doing)
+		}
+		address = uintptr(memory)
+		return nil
+	})
+	return address, err
 }
 
 // Memset sets bytes on the device, in the stream's order.

@@ -38,6 +38,9 @@ func (*Device) Attributes() Attributes { return Attributes{} }
 // Run is never called: there is no device.
 func (*Device) Run(core.Stream, ...Launch) error { return errAbsent }
 
+// Zeros is never called: there is no device.
+func (*Device) Zeros(uint64, core.Stream) (uintptr, error) { return 0, errAbsent }
+
 // Memset is never called: there is no device.
 func (*Device) Memset(uintptr, byte, uint64, core.Stream) error { return errAbsent }
 

@@ -19,6 +19,7 @@ type functions struct {
 	launchKernelEx            uintptr
 	funcSetAttribute          uintptr
 	exchangeStreamCaptureMode uintptr
+	streamIsCapturing         uintptr
 	getErrorName              uintptr
 	getErrorString            uintptr
 	tensorMapEncodeTiled      uintptr
@@ -34,6 +35,7 @@ var extra = sync.OnceValues(func() (*functions, error) {
 		{"cuLaunchKernelEx", &f.launchKernelEx},
 		{"cuFuncSetAttribute", &f.funcSetAttribute},
 		{"cuThreadExchangeStreamCaptureMode", &f.exchangeStreamCaptureMode},
+		{"cuStreamIsCapturing", &f.streamIsCapturing},
 		{"cuGetErrorName", &f.getErrorName},
 		{"cuGetErrorString", &f.getErrorString},
 		{"cuTensorMapEncodeTiled", &f.tensorMapEncodeTiled},

@@ -30,6 +30,7 @@ from genesis_moe import (
 )
 from genesis_moe._engine import engine
 from genesis_moe._report import compute
+from genesis_moe.energy.layers import _work_of
 from genesis_moe.options import experts_scalars, experts_struct, router_struct
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -261,6 +262,40 @@ def check_experts_inference() -> str:
         inference(dtype, bias=True)
         inference(dtype, tokens=1, hidden=72, intermediate=136, num_experts=3)
         inference(dtype, tokens=70, intermediate=12, num_experts=12, slots=5)
+    return "agree"
+
+
+def check_ledger() -> str:
+    """The device's sums of each expert's work are those of the CPU for the same calls."""
+    options = _abi.ExpertsOptions.from_buffer_copy(
+        experts_struct(*experts_scalars("silu", True, False, 1.702, 7.0))
+    )
+    options.layer = 7
+    g = np.random.default_rng(1)
+    index = g.integers(0, 4, (37, 2)) * 2  # of 6 experts, half have no token; 6 is absent
+    weights, up, down = random(g, F32, 37, 2), random(g, F32, 6, 48, 40), random(g, F32, 6, 40, 24)
+    x, z = random(g, F32, 37, 40), np.zeros((74, 48), np.float32)
+    forward = [x, index, weights, up, None, down, None, x.copy(), z]
+    gradients = [x.copy(), weights.copy(), up.copy(), None, None, None]
+    backward = [x, x, index, weights, up, down, None, z, *gradients]
+    calls = [
+        (_call.experts_forward, forward),
+        (_call.experts_forward, forward),
+        (_call.experts_backward, backward),
+    ]
+    cpu, gpu = engine(_abi.CPU, 0, 1), engine(_abi.CUDA, 0, 0)
+    for function, arguments in calls:
+        function(cpu, options, tuple(arguments), _numpy_ops.view_of)
+        there = [Array(value) if isinstance(value, np.ndarray) else None for value in arguments]
+        function(gpu, options, tuple(there), view_of, queue_of(0))
+        for array in there:
+            if array is not None:
+                array.memory.free()
+    want, found = _work_of(cpu, 7), _work_of(gpu, 7)
+    assert want[::2].min() > 0 and want[1::2].max() == 0
+    if len(found) == 0:
+        return "not counted"
+    assert np.array_equal(found, want), f"{found} on the device, {want} on the CPU"
     return "agree"
 
 

@@ -50,6 +50,13 @@ def test_agrees_with_the_float64_reference(driver: Path, check: str) -> None:
     assert on_fake_gpu(driver, check, FAKE_CUDA_SEED="3") == "agree"
 
 
+def test_the_work_of_experts_is_counted_on_the_device(driver: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert on_fake_gpu(driver, "ledger", log) == "agree"
+    assert "kernel gmoe_ledger_add" in log.read_text()
+    assert on_fake_gpu(driver, "ledger", FAKE_CUDA_CAPTURING="1") == "not counted"
+
+
 def test_kernels_for_hopper(driver: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert on_fake_gpu(driver, "experts_bfloat16", log, GENESIS_MOE_EXPERT_KERNELS="hopper") == "agree"

@@ -83,7 +83,8 @@ functions! {
     /// rows computed forward, its FLOPs and the bytes that it read and wrote, forward and
     /// backward. *experts (may be NULL) gets the number of experts counted so far, 0 when none
     /// were; capacity is how many out has room for, and fewer than that number is
-    /// INVALID_ARGUMENT. out may be NULL with capacity 0. The CPU counts; a GPU does not yet.
+    /// INVALID_ARGUMENT. out may be NULL with capacity 0. A GPU adds up on the device: work that
+    /// streams have still to do is not in it.
     pub fn gmoe_engine_expert_work(engine: *mut gmoe_engine, layer: i32, out: *mut u64, capacity: usize, experts: *mut usize) -> gmoe_status;
 
     /// One pass of the router over the tokens.

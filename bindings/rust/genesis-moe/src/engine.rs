@@ -59,7 +59,8 @@ impl Engine {
     }
 
     /// The work of each expert of the [layer](crate::ExpertsOptions::layer) of that number, since
-    /// the engine was made; empty when none was counted. The CPU counts; a GPU does not yet.
+    /// the engine was made; empty when none was counted. A GPU adds up on the device: work that
+    /// streams have still to do is not in it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a number that is not 1 to 4096.
