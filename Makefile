@@ -100,6 +100,11 @@ gpu: ## on a machine with a GPU: correctness, sanitizer, benchmark -> bench/gpu 
 	@test -f $(LIBRARY) || { echo 'make gpu: $(LIBRARY) is missing: run make setup build first' >&2; exit 2; }
 	@PYTHONPATH=bindings/python/src $(GPU_PYTHON) -m genesis_moe.studies.gpu --out $(GPU_OUT)
 
+.PHONY: gpu-energy
+gpu-energy: ## on a machine with a GPU: its energy counter, idle and loaded, and a trace -> bench/gpu-energy (3 minutes)
+	@test -f $(LIBRARY) || { echo 'make gpu-energy: $(LIBRARY) is missing: run make setup build first' >&2; exit 2; }
+	@PYTHONPATH=bindings/python/src $(GPU_PYTHON) -m genesis_moe.studies.gpu --steps facts,energy --out $(GPU_OUT)-energy
+
 clean: ## remove what build made
 	rm -rf build
 

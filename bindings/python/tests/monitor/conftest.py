@@ -38,11 +38,15 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     complaints: list[str] = []
     contexts = []
 
-    def open_page(console: gm.Monitor, *, quiet: bool = True, **context_options: Any) -> Page:
+    def open_page(
+        console: gm.Monitor, *, quiet: bool = True, init_script: str = "", **context_options: Any
+    ) -> Page:
         url = console.url  # asked for now: the console may be stopped while the page is open
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **context_options})
         contexts.append(context)
         page = context.new_page()
+        if init_script:
+            page.add_init_script(init_script)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         if quiet:
             page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
