@@ -10,7 +10,7 @@ typedef struct {
   int64_t tokens;
   unsigned long long *work;                                 /* [E, 3]: rows, FLOPs and bytes, added to */
   unsigned long long rows, flops, bytes, once;              /* of each row; once: bytes of an expert with any */
-  const int32_t *totals;                                    /* [E]: rows of each expert, where a plan has counted them */
+  const int32_t *totals; /* [E]: rows of each expert, where a plan has counted them */
   int32_t slots, experts, narrow /* index is int32 */, pad; /* no compiler pads */
 } LedgerParams;
 

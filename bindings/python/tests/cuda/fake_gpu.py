@@ -54,7 +54,10 @@ class Memory:
         assert driver.cuInit(0) == 0
         assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), self.device) == 0
         assert driver.cuCtxPushCurrent_v2(context) == 0
+        mode = ctypes.c_int(2)  # relaxed, as torch's allocator works while a stream is captured
+        assert driver.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)) == 0
         status = getattr(driver, function)(*arguments)
+        assert driver.cuThreadExchangeStreamCaptureMode(ctypes.byref(mode)) == 0
         assert driver.cuCtxPopCurrent_v2(ctypes.byref(context)) == 0
         assert status == 0, f"{function} returned {status}"
 
