@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"bufio"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -133,4 +134,24 @@ func TestCookie(t *testing.T) {
 	require.NotContains(t, cookie.Value, secret)
 	require.Equal(t, 200, ask(o, func(r *http.Request) { r.AddCookie(cookie) }).Code)
 	require.Equal(t, 401, ask(Options{Token: strings.ToUpper(secret)}, func(r *http.Request) { r.AddCookie(cookie) }).Code)
+}
+
+// What Go's server would answer by itself goes through the guard too.
+func TestNothingPassesTheGuard(t *testing.T) {
+	m := start(t, Options{})
+	for request, status := range map[string]string{
+		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n": "405",
+		"OPTIONS * HTTP/1.1\r\nHost: elsewhere\r\n\r\n": "421",
+		"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n":     "421",
+		"GET / HTTP/1.0\r\n\r\n":                        "421",
+	} {
+		connection, err := net.Dial("tcp", m.listener.Addr().String())
+		require.NoError(t, err)
+		_, err = connection.Write([]byte(request))
+		require.NoError(t, err)
+		answer, err := bufio.NewReader(connection).ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, answer, " "+status+" ", request)
+		require.NoError(t, connection.Close())
+	}
 }

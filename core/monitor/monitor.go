@@ -69,7 +69,9 @@ func Start(o Options) (*Monitor, error) {
 		WriteTimeout:      writeTimeout, // which streams extend
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
-		ErrorLog:          log.New(io.Discard, "", 0), // a scanner must not fill the host's log
+		// Go answers "OPTIONS *" by itself otherwise, whatever the Host.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     log.New(io.Discard, "", 0), // a scanner must not fill the host's log
 	}
 	m.run(func() { _ = m.server.Serve(m.listener) })
 	m.run(m.publish)
