@@ -224,6 +224,8 @@ window.EventSource = class extends EventSource {
     super(address);
     window.tapped = this;
     this.addEventListener("frame", (event) => {
+      const [run] = JSON.parse(event.data).runs;
+      if (!run.steps.length || !run.power.length) return;
       window.lastFrame = event.data;
       this.close();
     });
