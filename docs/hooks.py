@@ -1,9 +1,12 @@
-"""What mkdocs does not do itself: the C reference from the header, and Sphinx roles in docstrings."""
+"""What mkdocs does not do itself: the C reference from the header, Sphinx roles in docstrings, a study's figures."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File
+
+FIGURES = Path(__file__).resolve().parents[1] / "bench" / "scale" / "figures"
 HEADER = Path(__file__).resolve().parents[1] / "include" / "genesis_moe.h"
 MARK = "<!-- from genesis_moe.h -->"
 SECTION = re.compile(r"/\* -+ (?P<title>[\w ,-]+) \*/")
@@ -11,6 +14,13 @@ COMMENT = re.compile(r"/\*(?P<text>.*?)\*/\n(?P<code>(?:(?!/\*|\n\n).*\n)*(?:.*\
 
 
 ROLE = re.compile(r":(?:class|meth|func|mod|attr):(?=<code>)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The hook for the list of files: figures stay where the study wrote them."""
+    for figure in sorted(FIGURES.glob("*.png")):
+        files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
+    return files
 
 
 def on_page_content(html: str, **_: Any) -> str:

@@ -18,6 +18,7 @@ BENCHES = ("layer", "overhead")
 NEEDS = {
     "compare": "torch",
     "mitosis": "torch",
+    "scale": "torch",
     "calibrate": "transformers",
     "calibrate-energy": "torch",
     "bench": "transformers",
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_doctor(commands)
         _add_compare(commands, chosen=arguments[:1] == ["compare"])
         _add_mitosis(commands, chosen=arguments[:1] == ["mitosis"])
+        _add_scale(commands, chosen=arguments[:1] == ["scale"])
         _add_calibrate(commands)
         _add_bench(commands)
         _add_monitor(commands)
@@ -142,6 +144,18 @@ def _add_mitosis(commands: Any, chosen: bool) -> None:
     )
     if chosen:
         study = importlib.import_module("genesis_moe.studies.mitosis")
+        study.add_arguments(parser)
+        parser.set_defaults(run=study.run)
+
+
+def _add_scale(commands: Any, chosen: bool) -> None:
+    parser = commands.add_parser(
+        "scale",
+        help="say on paper what expert parallelism costs on 8 to 4,096 GPUs",
+        description="A cost model of dispatch and combine over recorded routing traces, checked on local processes.",
+    )
+    if chosen:
+        study = importlib.import_module("genesis_moe.studies.scale")
         study.add_arguments(parser)
         parser.set_defaults(run=study.run)
 
