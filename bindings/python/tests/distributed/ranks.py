@@ -57,9 +57,10 @@ class Ranks:
         *arguments: Any,
         world: int | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        wait: float = 2 * TIMEOUT_SECONDS,
     ) -> list[Any]:
         """The results of the first ``world`` ranks; an AssertionError with the traceback where one fails."""
-        answers = self.answers(function, *arguments, world=world, timeout=timeout)
+        answers = self.answers(function, *arguments, world=world, timeout=timeout, wait=wait)
         for rank, (done, value) in enumerate(answers):
             assert done, f"rank {rank}:\n{value}"
         return [value for _, value in answers]
