@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--windows", type=int, default=320, help="of each domain that are evaluated at the end"
     )
+    parser.add_argument(
+        "--collect", action="store_true", help="write the record of the runs that are there; train nothing"
+    )
     parser.add_argument("--table", action="store_true", help="write the table of OUT's record; train nothing")
     options = parser.parse_args(arguments)
     record_path = options.out / "same_training.json"
@@ -51,22 +54,26 @@ def main(arguments: list[str] | None = None) -> int:
         record = read_json(record_path)
     else:
         settings = replace(TIERS["smoke"][0], steps=options.steps, final_windows=options.windows)
-        record = carry_out(settings, options.out)
+        record = carry_out(settings, options.out, train=not options.collect)
         write_json(record_path, record)
     write_atomically(options.out / "same_training.md", table(record).encode())
     print(table(record))
     return 0
 
 
-def carry_out(settings: Settings, out: Path) -> dict[str, Any]:
+def carry_out(settings: Settings, out: Path, *, train: bool = True) -> dict[str, Any]:
     """Every run that OUT/runs has not yet, then the record of all."""
     corpus = build()
-    runs = []
+    runs, missing = [], []
     for ranks in RANKS:
         wanted = [piece for piece in pieces(ranks) if not _file(out, ranks, piece).exists()]
-        if wanted:
+        if wanted and train:
             _on_ranks(ranks, wanted, settings, corpus, out)
-        runs += [read_json(_file(out, ranks, piece)) for piece in pieces(ranks)]
+        for piece in pieces(ranks):
+            if _file(out, ranks, piece).exists():
+                runs.append(read_json(_file(out, ranks, piece)))
+            else:
+                missing.append([piece[0], ranks, piece[1]])
     return {
         "schema": SCHEMA,
         "environment": environment(),
@@ -74,6 +81,7 @@ def carry_out(settings: Settings, out: Path) -> dict[str, Any]:
         "corpus": corpus.describe(),
         "threads_of_each_rank": 1,
         "runs": runs,
+        "missing": missing,
     }
 
 

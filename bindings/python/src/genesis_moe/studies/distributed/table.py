@@ -45,7 +45,7 @@ def table(record: dict[str, Any]) -> str:
             f"domain held out; nats per byte. Seeds {', '.join(str(s) for d, s in ones if d == 'float32')} of one "
             f"process, float32: {', '.join(f'{loss:.4f}' for loss in seeds)}; standard deviation "
             f"{np.std(seeds, ddof=1):.4f}. {machine['processor']}, torch "
-            f"{record['environment']['versions']['torch']}, Gloo over loopback.",
+            f"{record['environment']['versions']['torch']}, Gloo over loopback.{_missing(record)}",
             "",
         ]
     )
@@ -62,3 +62,8 @@ def _ranks(run: dict[str, Any]) -> str:
 
 def _bits(different: int | None, steps: int) -> str:
     return f"all {steps} steps" if different is None else f"first {different - 1} steps"
+
+
+def _missing(record: dict[str, Any]) -> str:
+    runs = [f"{NAMES[layout]} on {ranks}, {dtype}" for layout, ranks, dtype in record["missing"]]
+    return f" Not run: {'; '.join(runs)}." if runs else ""
