@@ -179,6 +179,36 @@ func TestMistakes(t *testing.T) {
 	require.NoError(t, run("gmoe_test_reverse", Launch{Block: [3]uint32{64}}, in, out))
 }
 
+// Blocks of a cluster run at the same time: one's copy comes to both, and each can arrive at the other's barriers.
+func TestCluster(t *testing.T) {
+	const lines = 16
+	tensor, out := library.Allocate(lines*128, 16), library.Allocate(2*lines*2, 16)
+	for line := range lines {
+		unsafe.Slice((*uint16)(tensor.Pointer), lines*64)[64*line] = uint16(line)
+	}
+	p := &struct {
+		tensorMap [16]uint64
+		out       unsafe.Pointer
+		_         [56]byte
+	}{out: out.Pointer}
+	require.NoError(t, library.Encode(unsafe.Pointer(p), uintptr(tensor.Pointer), [3]uint64{64, lines, 1}, [2]uint64{128, lines * 128}, [3]uint32{64, 8, 1}))
+	for seed := range uint64(4) {
+		require.NoError(t, library.Run("gmoe_test_multicast", Launch{Grid: [3]uint32{2}, Block: [3]uint32{32}, Shared: 4096, Seed: seed}, unsafe.Pointer(p)))
+		for i, v := range unsafe.Slice((*uint16)(out.Pointer), 2*lines) {
+			require.EqualValues(t, i%lines, v)
+		}
+	}
+	require.NoError(t, tensor.Free())
+	require.NoError(t, out.Free())
+
+	in, result := floats(t, ascending(32)...), floats(t, make([]float32, 32)...)
+	how := Launch{Grid: [3]uint32{4}, Block: [3]uint32{32}, Shared: 4096}
+	require.ErrorContains(t, run("gmoe_test_reach_for_ended", how, in, result), "thread 0 reaches for block 0 of its cluster, which has ended")
+	require.ErrorContains(t, run("gmoe_test_cluster_waits", how, in, result), "waits for")
+	how.Grid[0] = 3
+	require.ErrorContains(t, run("gmoe_test_reach_for_ended", how, in, result), "a grid of 3 blocks in clusters of 2")
+}
+
 // An asynchronous copy is there after the wait, not before.
 func TestAsynchronousCopyIsLate(t *testing.T) {
 	in, out := floats(t, ascending(32)...), floats(t, make([]float32, 32)...)

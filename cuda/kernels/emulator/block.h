@@ -43,42 +43,51 @@ struct Barrier {
   }
 };
 
+/* Products of a warp, each of which adds to sums of all lanes. */
+using Products = std::vector<std::function<void()>>;
+
 struct Thread {
-  enum State { ready, at_barrier, at_collective, at_phase, done } state;
+  enum State { ready, at_barrier, at_collective, at_phase, at_cluster, done } state;
   Fiber fiber;
   uint3 index;
+  uint32_t rank; /* of its block in the cluster */
   Line line;     /* where it waits */
   uint32_t mask; /* at_collective: the lanes it waits for */
   void *lane;    /* at_collective: what it brings */
   std::vector<std::vector<AsyncCopy>> copies; /* groups not waited for; the last is open */
   bool unpublished;                           /* a copy was waited for since publish_shared */
-  std::vector<std::vector<std::function<void()>>> products; /* as copies */
-  const Barrier *barrier;                                   /* at_phase: which, and */
-  uint32_t parity;                                          /* the phase that is to end */
+  std::vector<Products> products; /* as copies; the first lane has those of its warp */
+  const Barrier *barrier;         /* at_phase: which, and */
+  uint32_t parity;                /* the phase that is to end */
 };
 
 /* A GPU's limit of shared memory for one block, static and dynamic (compute capability 9.0). */
 constexpr size_t shared_limit = 227 << 10;
+constexpr uint32_t cluster_limit = 2; /* of ours */
 
+/* The block that runs: or the blocks of a cluster, which run at the same time. */
 class Block {
  public:
-  std::vector<Thread> threads{1024};
-  uint32_t count = 0, running = 0;
-  uint64_t number = 0; /* counts all blocks ever run */
+  std::vector<Thread> threads{1024 * cluster_limit};
+  uint32_t count = 0, running = 0; /* threads of all blocks; the one that runs */
+  uint32_t each = 0, blocks = 1;   /* threads of a block; blocks */
+  uint64_t number = 0;             /* counts all blocks ever run */
   char error[512] = "";
 
-  /* Runs body once for each thread of a block. False: see error. */
-  bool run(dim3 size, uint64_t seed, uint32_t dynamic_bytes) {
-    count = size.x * size.y * size.z;
+  /* Runs body once for each thread of the blocks at these places. False: see error. */
+  bool run(const uint3 *places, uint32_t cluster, dim3 size, uint64_t seed, uint32_t dynamic_bytes) {
+    each = size.x * size.y * size.z, blocks = cluster;
+    count = each * blocks;
     number++;
-    dynamic_bytes_ = dynamic_bytes;
-    used_ = (dynamic_bytes + 127) / 128 * 128;
-    if (used_ > shared_limit) return fail("%u bytes of dynamic shared memory, of %zu", dynamic_bytes, shared_limit);
-    memset(shared_, 0xff, sizeof shared_);
+    for (size_t &used : used_) used = (dynamic_bytes + 127) / 128 * 128;
+    if (used_[0] > shared_limit) return fail("%u bytes of dynamic shared memory, of %zu", dynamic_bytes, shared_limit);
+    memset(shared_, 0xff, sizeof shared_[0] * blocks);
     for (uint32_t i = 0; i < count; i++) {
       Thread &t = threads[i];
+      uint32_t n = i % each;
       t.state = Thread::ready;
-      t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
+      t.rank = i / each;
+      t.index = {n % size.x, n / size.x % size.y, n / (size.x * size.y)};
       t.copies.assign(1, {});
       t.unpublished = false;
       t.products.assign(1, {});
@@ -98,7 +107,7 @@ class Block {
         if (t.state != Thread::ready && !(t.state == Thread::at_phase && t.barrier->phase != t.parity)) continue;
         progress = true;
         running = i;
-        threadIdx = threads[i].index;
+        threadIdx = t.index, blockIdx = places[t.rank];
         threads[i].fiber.resume();
         if (error[0]) return false;
       }
@@ -106,7 +115,7 @@ class Block {
         run_bulk();
         progress = true;
       }
-      if (!progress) progress = release_barrier();
+      if (!progress) progress = release_barriers();
       if (error[0]) return false;
     }
     return true;
@@ -133,15 +142,29 @@ class Block {
 
   /* Room for static shared memory: fresh in each block, the same for all of its threads. */
   void *allocate_shared(size_t bytes, size_t align) {
-    used_ = (used_ + align - 1) / align * align;
-    if (used_ + bytes > shared_limit) {
-      fail("%zu bytes of shared memory, of %zu", used_ + bytes, shared_limit);
+    size_t &used = used_[self().rank];
+    used = (used + align - 1) / align * align;
+    if (used + bytes > shared_limit) {
+      fail("%zu bytes of shared memory, of %zu", used + bytes, shared_limit);
       stop();
     }
-    used_ += bytes;
-    return shared_ + used_ - bytes;
+    used += bytes;
+    return shared_[self().rank] + used - bytes;
   }
-  void *dynamic_shared() { return shared_; }
+  void *dynamic_shared() { return shared_[self().rank]; }
+
+  /* The same place in the shared memory of another block of the cluster, which must not have ended. */
+  void *in_block(const void *shared, uint32_t rank, Line here) {
+    bool alive = false;
+    for (uint32_t i = rank * each; rank < blocks && i < (rank + 1) * each; i++)
+      alive |= threads[i].state != Thread::done;
+    if (!alive) {
+      fail("%s:%u: thread %u reaches for block %u of its cluster, which has ended or is none", here.file_name(),
+           here.line(), flat(threadIdx), rank);
+      stop();
+    }
+    return shared_[rank] + (static_cast<const unsigned char *>(shared) - shared_[self().rank]);
+  }
 
   /* A copy that nobody waits for but a barrier. */
   void later(std::function<void()> copy) { bulk_.push_back(std::move(copy)); }
@@ -154,40 +177,67 @@ class Block {
  private:
   static void enter();
 
-  /* Nobody can run. All are done: the block is. All are at one barrier: they pass it. */
-  bool release_barrier() {
-    const Thread *first = nullptr, *other = nullptr;
+  /* Nobody can run. Whoever waits for the cluster passes when all do that have not ended; and in each block
+   * in which all threads are at one barrier, they pass that. Blocks may be at different ones. */
+  bool release_barriers() {
+    bool all = true, any = false;
     for (uint32_t i = 0; i < count; i++) {
-      const Thread &t = threads[i];
-      if (t.state == Thread::done) {
-        other = &t;
-      } else if (first == nullptr || t.state == Thread::at_collective || t.state == Thread::at_phase) {
-        first = &t;
+      all &= threads[i].state == Thread::at_cluster || threads[i].state == Thread::done;
+      any |= threads[i].state == Thread::at_cluster;
+    }
+    if (all && any) {
+      for (uint32_t i = 0; i < count; i++) {
+        if (threads[i].state == Thread::at_cluster) threads[i].state = Thread::ready;
+      }
+      return true;
+    }
+    bool progress = false;
+    for (uint32_t rank = 0; rank < blocks && error[0] == 0; rank++) progress |= at_one_barrier(rank, false);
+    if (progress || error[0]) return progress;
+    for (uint32_t rank = 0; rank < blocks && error[0] == 0; rank++) at_one_barrier(rank, true);
+    return false;
+  }
+
+  /* Lets the threads of a block pass the barrier at which all of them are. Else says why nobody can go on. */
+  bool at_one_barrier(uint32_t rank, bool stuck) {
+    const Thread *first = nullptr, *other = nullptr, *end = threads.data() + (rank + 1) * each;
+    Thread *begin = threads.data() + rank * each;
+    for (const Thread *t = begin; t < end; t++) {
+      if (t->state == Thread::done) {
+        other = t;
+      } else if (first == nullptr || t->state != Thread::at_barrier) {
+        first = t;
       }
     }
     if (first == nullptr) return false;
-    if (first->state == Thread::at_phase) {
-      return fail(
-          "%s:%u: thread %u waits for phase %u of a barrier with %u arrivals and %lld bytes missing, which do not come",
-          first->line.file_name(), first->line.line(), flat(first->index), first->parity, first->barrier->missing,
-          static_cast<long long>(first->barrier->bytes));
-    }
-    if (first->state == Thread::at_collective) {
-      return fail("%s:%u: thread %u waits for lanes %#x of its warp, which do not come", first->line.file_name(),
-                  first->line.line(), flat(first->index), first->mask);
+    if (first->state != Thread::at_barrier) {
+      if (!stuck) return false;
+      const char *file = first->line.file_name();
+      uint32_t line = first->line.line(), thread = flat(first->index);
+      if (first->state == Thread::at_phase) {
+        return fail(
+            "%s:%u: thread %u waits for phase %u of a barrier with %u arrivals and %lld bytes missing, which do not "
+            "come",
+            file, line, thread, first->parity, first->barrier->missing, static_cast<long long>(first->barrier->bytes));
+      }
+      if (first->state == Thread::at_cluster) {
+        return fail("%s:%u: thread %u waits for its cluster, which does not come", file, line, thread);
+      }
+      return fail("%s:%u: thread %u waits for lanes %#x of its warp, which do not come", file, line, thread,
+                  first->mask);
     }
     if (other != nullptr) {
       return fail("%s:%u: thread %u waits at a barrier that thread %u, which has ended, did not reach",
                   first->line.file_name(), first->line.line(), flat(first->index), flat(other->index));
     }
-    for (uint32_t i = 0; i < count; i++) {
-      if (!same(threads[i].line, first->line)) {
+    for (const Thread *t = begin; t < end; t++) {
+      if (!same(t->line, first->line)) {
         return fail("%s:%u: thread %u waits at a barrier while thread %u waits at that of %s:%u",
-                    first->line.file_name(), first->line.line(), flat(first->index), i, threads[i].line.file_name(),
-                    threads[i].line.line());
+                    first->line.file_name(), first->line.line(), flat(first->index), flat(t->index),
+                    t->line.file_name(), t->line.line());
       }
     }
-    for (uint32_t i = 0; i < count; i++) threads[i].state = Thread::ready;
+    for (Thread *t = begin; t < end; t++) t->state = Thread::ready;
     return true;
   }
   void run_bulk() {
@@ -198,11 +248,10 @@ class Block {
 
   static uint32_t flat(uint3 i) { return i.x + blockDim.x * (i.y + blockDim.y * i.z); }
 
-  uint32_t dynamic_bytes_ = 0;
   std::vector<std::function<void()>> bulk_;
   std::mt19937_64 random_;
-  size_t used_ = 0;
-  alignas(1024) unsigned char shared_[shared_limit];
+  size_t used_[cluster_limit] = {};
+  alignas(1024) unsigned char shared_[cluster_limit][shared_limit];
 };
 
 inline Block block;
@@ -222,13 +271,16 @@ inline void __syncthreads(emulator::Line here = GMOE_EMULATOR_HERE) {
 
 template <class T>
 T &shared_memory() {
-  static uint64_t block_number = 0;
-  static T *memory = nullptr;
-  if (block_number != emulator::block.number) {
-    block_number = emulator::block.number;
-    memory = static_cast<T *>(emulator::block.allocate_shared(sizeof(T), alignof(T) < 16 ? 16 : alignof(T)));
+  static struct {
+    uint64_t number;
+    T *memory;
+  } blocks[emulator::cluster_limit] = {};
+  auto &mine = blocks[emulator::block.self().rank];
+  if (mine.number != emulator::block.number) {
+    mine.number = emulator::block.number;
+    mine.memory = static_cast<T *>(emulator::block.allocate_shared(sizeof(T), alignof(T) < 16 ? 16 : alignof(T)));
   }
-  return *memory;
+  return *mine.memory;
 }
 
 template <class T>

@@ -1,4 +1,4 @@
-/* A GPU of one block at a time, on the host: enough of CUDA to run our kernels in a test.
+/* A GPU of one block, or one cluster of blocks, at a time, on the host: enough of CUDA to run our kernels in a test.
  *
  * The threads of a block are fibers. Each runs alone until it must wait for others, at
  * __syncthreads or at a collective of its warp, so an emulated kernel is deterministic and

@@ -3,12 +3,13 @@
  * Operands are found as the hardware finds them: from the bits of the descriptor and of the instruction,
  * through the swizzle, in what lies in shared memory. Stricter than a GPU:
  *
- *   - A product runs when it is waited for: sums read before are old, and a tile that was given back
+ *   - A product runs when its warp waits for it: sums read before are old, and a tile that was given back
  *     before is read overwritten.
  *   - A bulk copy runs as late as can be (seed 0), or at a time that the seed draws.
  *   - Who arrives with copies that the products do not see yet (no publish_shared) ends the launch, and so
  *     does a wait that nothing can end, a barrier that was not initialised, too many arrivals, a box at a
- *     place that is not a multiple of 1024, and warps of a warpgroup that multiply different operands. */
+ *     place that is not a multiple of 1024, lanes that multiply different operands, and whoever reaches for a
+ *     block of the cluster that has ended. */
 #ifndef GMOE_EMULATOR_HOPPER_H_
 #define GMOE_EMULATOR_HOPPER_H_
 
@@ -39,7 +40,10 @@ inline void barrier_init(uint64_t *barrier, uint32_t arrivals) {
 }
 inline void barrier_init_done() {}
 
-inline void arrive(uint64_t *barrier, uint32_t bytes, Line here) {
+/* own: the barrier in this block's memory; with another rank, that of another block at the same place. */
+inline void arrive(uint64_t *own, uint32_t rank, uint32_t bytes, Line here) {
+  uint64_t *barrier =
+      rank == emulator::block.self().rank ? own : static_cast<uint64_t *>(emulator::block.in_block(own, rank, here));
   emulator::Barrier &b = barrier_at(barrier, here);
   if (emulator::block.self().unpublished) {
     emulator::block.fail("%s:%u: thread %u arrives with copies that it did not publish", here.file_name(), here.line(),
@@ -54,10 +58,18 @@ inline void arrive(uint64_t *barrier, uint32_t bytes, Line here) {
   b.bytes += bytes;
   b.turn();
 }
-inline void barrier_arrive(uint64_t *barrier, Line here = GMOE_EMULATOR_HERE) { arrive(barrier, 0, here); }
-inline void barrier_expect(uint64_t *barrier, uint32_t bytes, Line here = GMOE_EMULATOR_HERE) {
-  arrive(barrier, bytes, here);
+inline void barrier_arrive(uint64_t *barrier, Line here = GMOE_EMULATOR_HERE) {
+  arrive(barrier, emulator::block.self().rank, 0, here);
 }
+inline void barrier_arrive_at(uint64_t *barrier, uint32_t rank, Line here = GMOE_EMULATOR_HERE) {
+  arrive(barrier, rank, 0, here);
+}
+inline void barrier_expect(uint64_t *barrier, uint32_t bytes, Line here = GMOE_EMULATOR_HERE) {
+  arrive(barrier, emulator::block.self().rank, bytes, here);
+}
+
+inline uint32_t block_rank() { return emulator::block.self().rank; }
+inline void cluster_sync(Line here = GMOE_EMULATOR_HERE) { emulator::block.wait(emulator::Thread::at_cluster, here); }
 
 inline void barrier_wait(uint64_t *barrier, uint32_t parity, Line here = GMOE_EMULATOR_HERE) {
   emulator::Barrier &b = barrier_at(barrier, here);
@@ -70,8 +82,9 @@ inline void barrier_wait(uint64_t *barrier, uint32_t parity, Line here = GMOE_EM
 
 inline void publish_shared() { emulator::block.self().unpublished = false; }
 
-inline void load_box(void *shared, const HopperMap &map, uint64_t *barrier, int32_t x, int32_t y, int32_t z,
-                     Line here = GMOE_EMULATOR_HERE) {
+/* Copies to the blocks of the cluster whose bit is set. */
+inline void load_box_to(uint32_t mask, void *shared, const HopperMap &map, uint64_t *barrier, int32_t x, int32_t y,
+                        int32_t z, Line here) {
   gmoe_emulated_map m;
   std::memcpy(&m, &map, sizeof m);
   uint32_t place = place_of(shared);
@@ -81,30 +94,41 @@ inline void load_box(void *shared, const HopperMap &map, uint64_t *barrier, int3
         here.file_name(), here.line(), place, static_cast<const void *>(&map));
     emulator::block.stop();
   }
-  emulator::Barrier *b = &barrier_at(barrier, here);
-  unsigned char *to = static_cast<unsigned char *>(shared);
-  emulator::block.later([m, b, to, x, y, z] {
-    uint32_t line = 0;
-    for (uint32_t k = 0; k < m.box[2]; k++) {
-      for (uint32_t j = 0; j < m.box[1]; j++, line++) {
-        for (uint32_t i = 0; i < m.box[0]; i++) {
-          int64_t at[3] = {int64_t{x} + i, int64_t{y} + j, int64_t{z} + k};
-          uint16_t element = 0;
-          bool inside = true;
-          for (int d = 0; d < 3; d++) inside = inside && at[d] >= 0 && at[d] < static_cast<int64_t>(m.size[d]);
-          if (inside) {
-            std::memcpy(
-                &element,
-                reinterpret_cast<const char *>(m.address) + 2 * at[0] + at[1] * m.stride[0] + at[2] * m.stride[1], 2);
+  for (uint32_t rank = 0; rank < 32; rank++) {
+    if (!(mask >> rank & 1)) continue;
+    emulator::Barrier *b = &barrier_at(static_cast<uint64_t *>(emulator::block.in_block(barrier, rank, here)), here);
+    unsigned char *to = static_cast<unsigned char *>(emulator::block.in_block(shared, rank, here));
+    emulator::block.later([m, b, to, x, y, z] {
+      uint32_t line = 0;
+      for (uint32_t k = 0; k < m.box[2]; k++) {
+        for (uint32_t j = 0; j < m.box[1]; j++, line++) {
+          for (uint32_t i = 0; i < m.box[0]; i++) {
+            int64_t at[3] = {int64_t{x} + i, int64_t{y} + j, int64_t{z} + k};
+            uint16_t element = 0;
+            bool inside = true;
+            for (int d = 0; d < 3; d++) inside = inside && at[d] >= 0 && at[d] < static_cast<int64_t>(m.size[d]);
+            if (inside) {
+              std::memcpy(
+                  &element,
+                  reinterpret_cast<const char *>(m.address) + 2 * at[0] + at[1] * m.stride[0] + at[2] * m.stride[1], 2);
+            }
+            uint32_t place = line * m.box[0] * 2 + i * 2;
+            std::memcpy(to + (place ^ (place >> 7 & 7) << 4), &element, 2);
           }
-          uint32_t place = line * m.box[0] * 2 + i * 2;
-          std::memcpy(to + (place ^ (place >> 7 & 7) << 4), &element, 2);
         }
       }
-    }
-    b->bytes -= static_cast<int64_t>(m.box[0]) * m.box[1] * m.box[2] * 2;
-    b->turn();
-  });
+      b->bytes -= static_cast<int64_t>(m.box[0]) * m.box[1] * m.box[2] * 2;
+      b->turn();
+    });
+  }
+}
+inline void load_box(void *shared, const HopperMap &map, uint64_t *barrier, int32_t x, int32_t y, int32_t z,
+                     Line here = GMOE_EMULATOR_HERE) {
+  load_box_to(1u << block_rank(), shared, map, barrier, x, y, z, here);
+}
+inline void load_box_for_all(void *shared, const HopperMap &map, uint64_t *barrier, int32_t x, int32_t y, int32_t z,
+                             Line here = GMOE_EMULATOR_HERE) {
+  load_box_to((1u << emulator::block.blocks) - 1, shared, map, barrier, x, y, z, here);
 }
 inline void prefetch_map(const HopperMap &) {}
 
@@ -129,15 +153,23 @@ inline float operand_element(uint64_t descriptor, bool along, int side, int dept
 }
 
 inline void products_begin(Line here = GMOE_EMULATOR_HERE) { __syncwarp(0xffffffffu, here); }
-inline void products_commit() { emulator::block.self().products.emplace_back(); }
-template <int groups>
-void products_wait() {
-  auto &products = emulator::block.self().products;
-  while (products.size() > groups + 1) {
-    for (auto &run : products.front()) run();
-    products.erase(products.begin());
-  }
+inline void products_commit() {
+  if (threadIdx.x % 32 == 0) emulator::block.self().products.emplace_back();
 }
+template <int groups>
+void products_wait(Line here = GMOE_EMULATOR_HERE) {
+  struct Nothing {
+  } mine;
+  emulator::collective(0xffffffffu, mine, here, [](Nothing **) {
+    auto &products = emulator::block.threads[emulator::block.running / 32 * 32].products;
+    while (products.size() > groups + 1) {
+      for (auto &run : products.front()) run();
+      products.erase(products.begin());
+    }
+  });
+}
+template <size_t n>
+void settle(float (&)[n]) {}
 
 template <int registers>
 void registers_give() {
@@ -148,37 +180,61 @@ void registers_take() {
   static_assert(registers % 8 == 0 && registers >= 24 && registers <= 256);
 }
 
-template <bool a_along, bool b_along, size_t sums>
-void multiply(float (&d)[sums], uint64_t a, uint64_t b, Line here = GMOE_EMULATOR_HERE) {
-  struct Operands {
+/* d += a b for a warp's 16 rows: lane l has sums[i] at low[l][i], from `lows` on at high[l][i - lows]. */
+template <bool a_along, bool b_along, int columns, int lows>
+void add_product(float *const (&low)[32], float *const (&high)[32], int warp, uint64_t a, uint64_t b, Line here) {
+  static float rows[16][16], weights[16][columns], sums[16][columns];
+  auto place = [&](int lane, int i) { return i < lows ? low[lane] + i : high[lane] + (i - lows); };
+  for (int k = 0; k < 16; k++) {
+    for (int row = 0; row < 16; row++) rows[row][k] = operand_element(a, a_along, 16 * warp + row, k, here);
+    for (int column = 0; column < columns; column++) weights[k][column] = operand_element(b, b_along, column, k, here);
+  }
+  auto each = [&](auto move) {
+    for (int lane = 0; lane < 32; lane++) {
+      for (int i = 0; i < columns / 2; i++) {
+        move(*place(lane, i), sums[lane / 4 + i % 4 / 2 * 8][i / 4 * 8 + lane % 4 * 2 + i % 2]);
+      }
+    }
+  };
+  each([](float &own, float &sum) { sum = own; });
+  for (int row = 0; row < 16; row++) {
+    for (int k = 0; k < 16; k++) {
+      for (int column = 0; column < columns; column++) sums[row][column] += rows[row][k] * weights[k][column];
+    }
+  }
+  each([](float &own, float &sum) { own = sum; });
+}
+
+template <bool a_along, bool b_along, int columns, int lows>
+void later_product(float *low, float *high, uint64_t a, uint64_t b, Line here) {
+  struct Lane {
+    float *low, *high;
     uint64_t a, b;
-  } mine{a, b};
-  emulator::collective(0xffffffffu, mine, here, [&](Operands **lanes) {
-    for (int i = 1; i < 32; i++) {
+  } mine{low, high, a, b};
+  emulator::collective(0xffffffffu, mine, here, [&](Lane **lanes) {
+    struct {
+      float *low[32], *high[32];
+    } sums;
+    for (int i = 0; i < 32; i++) {
+      sums.low[i] = lanes[i]->low, sums.high[i] = lanes[i]->high;
       if (lanes[i]->a != lanes[0]->a || lanes[i]->b != lanes[0]->b) {
         emulator::block.fail("%s:%u: lane %d multiplies other operands", here.file_name(), here.line(), i);
         emulator::block.stop();
       }
     }
+    int warp = static_cast<int>(threadIdx.x % 128 / 32);
+    emulator::block.threads[emulator::block.running / 32 * 32].products.back().push_back([sums, a, b, here, warp] {
+      add_product<a_along, b_along, columns, lows>(sums.low, sums.high, warp, a, b, here);
+    });
   });
-  uint32_t thread = threadIdx.x;
-  emulator::block.self().products.back().push_back([&d, a, b, here, thread] {
-    int row = thread % 128 / 32 * 16 + thread % 32 / 4, pair = thread % 4;
-    float rows[2][16];
-    for (int k = 0; k < 16; k++) {
-      for (int lower = 0; lower < 2; lower++) rows[lower][k] = operand_element(a, a_along, row + 8 * lower, k, here);
-    }
-    for (size_t j = 0; j < sums / 4; j++) {
-      for (int i = 0; i < 2; i++) {
-        int column = static_cast<int>(8 * j) + 2 * pair + i;
-        for (int k = 0; k < 16; k++) {
-          float v = operand_element(b, b_along, column, k, here);
-          d[4 * j + i] += rows[0][k] * v;
-          d[4 * j + 2 + i] += rows[1][k] * v;
-        }
-      }
-    }
-  });
+}
+template <bool a_along, bool b_along, size_t sums>
+void multiply(float (&d)[sums], uint64_t a, uint64_t b, Line here = GMOE_EMULATOR_HERE) {
+  later_product<a_along, b_along, 2 * sums, sums>(d, nullptr, a, b, here);
+}
+template <bool a_along, bool b_along>
+void multiply(float (&low)[64], float (&high)[64], uint64_t a, uint64_t b, Line here = GMOE_EMULATOR_HERE) {
+  later_product<a_along, b_along, 256, 64>(low, high, a, b, here);
 }
 
 }  // namespace hopper

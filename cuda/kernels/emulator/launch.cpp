@@ -33,6 +33,10 @@ int gmoe_emulator_launch(const gmoe_emulated_kernel *kernel, const uint32_t grid
     return refuse(std::to_string(threads) + " threads, want 1 to the launch bound of " +
                   std::to_string(kernel->max_threads));
   }
+  if (grid[0] % kernel->cluster != 0 || kernel->cluster > emulator::cluster_limit ||
+      (threads % 32 != 0 && kernel->cluster > 1)) {
+    return refuse("a grid of " + std::to_string(grid[0]) + " blocks in clusters of " + std::to_string(kernel->cluster));
+  }
   std::lock_guard<std::mutex> lock(device);
   /* A copy, aligned as the device's, of just its size. */
   std::unique_ptr<char, void (*)(void *)> copy(
@@ -43,13 +47,17 @@ int gmoe_emulator_launch(const gmoe_emulated_kernel *kernel, const uint32_t grid
   block.error[0] = 0;
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {size[0], size[1], size[2]};
-  std::vector<uint32_t> order(blocks);
+  std::vector<uint32_t> order(blocks / kernel->cluster);
   std::iota(order.begin(), order.end(), 0u);
   if (seed != 0) std::shuffle(order.begin(), order.end(), std::mt19937_64(seed));
-  for (uint32_t b : order) {
-    blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
-    if (!block.run(blockDim, seed, dynamic_shared_bytes)) {
-      return refuse("block " + std::to_string(b) + ": " + block.error);
+  for (uint32_t c : order) {
+    uint3 places[emulator::cluster_limit];
+    for (uint32_t rank = 0; rank < kernel->cluster; rank++) {
+      uint32_t b = c * kernel->cluster + rank;
+      places[rank] = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
+    }
+    if (!block.run(places, kernel->cluster, blockDim, seed, dynamic_shared_bytes)) {
+      return refuse("block " + std::to_string(c * kernel->cluster) + ": " + block.error);
     }
   }
   return 0;

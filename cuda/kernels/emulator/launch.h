@@ -10,6 +10,7 @@ struct gmoe_emulated_kernel {
   uint32_t magic; /* GMOE_EMULATED_KERNEL: dlsym found a kernel */
   uint32_t params_bytes;
   uint32_t max_threads; /* its launch bound */
+  uint32_t cluster;     /* blocks of a cluster, which run at the same time */
   void (*body)(const void *params);
 };
 #define GMOE_EMULATED_KERNEL 0x6b6d6531u
@@ -42,10 +43,11 @@ GMOE_EMULATOR_EXPORT int gmoe_emulator_free(void *memory);
 #ifdef __cplusplus
 }
 
-#define GMOE_KERNEL(name, Params, threads)                                                                           \
+#define GMOE_KERNEL(name, Params, threads) GMOE_CLUSTER_KERNEL(name, Params, threads, 1)
+#define GMOE_CLUSTER_KERNEL(name, Params, threads, blocks)                                                           \
   static void name##_body([[maybe_unused]] const Params &p);                                                         \
   extern "C" GMOE_EMULATOR_EXPORT const gmoe_emulated_kernel name;                                                   \
-  const gmoe_emulated_kernel name = {GMOE_EMULATED_KERNEL, sizeof(Params), threads,                                  \
+  const gmoe_emulated_kernel name = {GMOE_EMULATED_KERNEL, sizeof(Params), threads, blocks,                          \
                                      [](const void *params) { name##_body(*static_cast<const Params *>(params)); }}; \
   static void name##_body([[maybe_unused]] const Params &p)
 #endif

@@ -168,11 +168,10 @@ inline int __syncthreads_count(int predicate, emulator::Line here = GMOE_EMULATO
     int votes[1024];
   };
   Votes &shared = shared_memory<Votes>();
-  uint32_t me = emulator::block.running;
-  shared.votes[me] = predicate != 0;
+  shared.votes[emulator::block.running % emulator::block.each] = predicate != 0;
   __syncthreads(here);
   int sum = 0;
-  for (uint32_t i = 0; i < emulator::block.count; i++) sum += shared.votes[i];
+  for (uint32_t i = 0; i < emulator::block.each; i++) sum += shared.votes[i];
   __syncthreads(here);
   return sum;
 }
@@ -180,7 +179,7 @@ inline int __syncthreads_or(int predicate, emulator::Line here = GMOE_EMULATOR_H
   return __syncthreads_count(predicate, here) != 0;
 }
 inline int __syncthreads_and(int predicate, emulator::Line here = GMOE_EMULATOR_HERE) {
-  return __syncthreads_count(predicate, here) == static_cast<int>(emulator::block.count);
+  return __syncthreads_count(predicate, here) == static_cast<int>(emulator::block.each);
 }
 
 #endif

@@ -167,3 +167,41 @@ GMOE_KERNEL(gmoe_test_too_many_arrive, Params, 64) {
   if (threadIdx.x == 0)
     hopper::barrier_init(barrier, 1), hopper::barrier_expect(barrier, 16), hopper::barrier_arrive(barrier);
 }
+
+struct MapParams {
+  HopperMap map;
+  uint16_t *out; /* [2, 16] */
+};
+
+/* Each block of a cluster fetches 8 lines for both, and says so to the other. out has the first element of
+ * each line that a block then has. */
+GMOE_CLUSTER_KERNEL(gmoe_test_multicast, MapParams, 32, 2) {
+  unsigned char *shared = dynamic_shared_memory<unsigned char>();
+  uint64_t *barrier = reinterpret_cast<uint64_t *>(shared + 2048);
+  int rank = static_cast<int>(hopper::block_rank()), line = static_cast<int>(threadIdx.x);
+  if (threadIdx.x == 0) hopper::barrier_init(barrier, 2);
+  hopper::cluster_sync();
+  if (threadIdx.x == 0) {
+    hopper::barrier_expect(barrier, 2048);
+    hopper::load_box_for_all(shared + 1024 * rank, p.map, barrier, 0, 8 * rank, 0);
+    hopper::barrier_arrive_at(barrier, 1 - rank);
+  }
+  hopper::barrier_wait(barrier, 0);
+  if (line < 16) p.out[16 * rank + line] = *reinterpret_cast<uint16_t *>(shared + hopper::chunk_place(line, 0));
+  hopper::cluster_sync();
+}
+
+/* The first block ends, and the other one reaches for it. */
+GMOE_CLUSTER_KERNEL(gmoe_test_reach_for_ended, Params, 32, 2) {
+  uint64_t *barrier = dynamic_shared_memory<uint64_t>();
+  if (threadIdx.x == 0) hopper::barrier_init(barrier, 1);
+  hopper::cluster_sync();
+  if (hopper::block_rank() == 1 && threadIdx.x == 0) hopper::barrier_arrive_at(barrier, 0);
+}
+
+/* One thread waits for a barrier at which nobody arrives, the others for the cluster. */
+GMOE_CLUSTER_KERNEL(gmoe_test_cluster_waits, Params, 32, 2) {
+  uint64_t *barrier = dynamic_shared_memory<uint64_t>();
+  if (threadIdx.x == 0) hopper::barrier_init(barrier, 1), hopper::barrier_wait(barrier, 0);
+  hopper::cluster_sync();
+}
