@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 
 	"github.com/genesis-moe/genesis-moe/cuda/internal/hopper"
@@ -17,6 +19,8 @@ const (
 	denseFlops         = 780e12
 	copyBytes          = 4.3e12
 	flopsPerClock      = 4096 // of a multiprocessor
+	cacheBytes         = 7e12 // from the L2 cache a second: assumed, from products without multicast elsewhere
+	l2Bytes            = 50 << 20
 )
 
 // shape is a layer that make gpu measures, with the tokens of a call.
@@ -32,6 +36,12 @@ var shapes = []shape{
 	{4096, 1024, 128, 8, 2048},
 	{1024, 512, 64, 8, 2048},
 }
+
+func (s shape) String() string {
+	return fmt.Sprintf("%d / %d / %d / %d, %d", s.hidden, s.intermediate, s.experts, s.topK, s.tokens)
+}
+
+var productNames = []string{"gate_up", "down", "activation gradient", "dx", "gate_up gradient", "down gradient"}
 
 // product is one launch over a layer: tiles of its result, the depth of each, and the bytes that it must
 // move at least once.
@@ -57,29 +67,74 @@ func (s shape) products() []product {
 	}
 }
 
-// predict is the least time of a product: its tiles, with what they compute in vain, in full turns of all
-// multiprocessors at the dense rate; or its bytes at the copy's. With the epilogue, which nothing overlaps, the
-// two warps of each scheduler issue all instructions of the kernel once more for each tile: too many by those
-// of the other warpgroup.
-func (p product) predict(experts int, kernels []kernel) (tiles int, useful, seconds, withEpilogue float64, bound string) {
-	columns := hopper.Columns(p.name, p.columns)
+// schedule is how many tiles a product has, and for how many a multiprocessor has time to work, one after the
+// other: the blocks of a cluster share a span, or the columns of one with few rows.
+func (p product) schedule(experts, columns int) (tiles, turns float64) {
 	up := func(n, each int) int { return (n + each - 1) / each }
-	tiles = experts * up(p.rows, hopper.Rows) * up(p.columns, columns)
-	depth := up(p.depth, hopper.Depth) * hopper.Depth
-	turns := up(tiles, multiProcessors)
-	compute := 2 * float64(turns*hopper.Rows*columns) * float64(depth) * multiProcessors / denseFlops
+	across := up(p.columns, columns)
+	if p.name == hopper.WeightGradient {
+		tiles = float64(experts * up(p.rows, hopper.Rows) * across)
+		return tiles, math.Ceil(tiles / multiProcessors)
+	}
+	spans, left := p.rows/hopper.Span, p.rows%hopper.Span
+	of := float64(spans * across)
+	switch {
+	case left > hopper.Rows:
+		of += float64(across)
+	case left > hopper.Half:
+		of += float64(up(across, hopper.Cluster))
+	case left > 0:
+		of += float64(up(across, hopper.Cluster)) / 2
+	}
+	return hopper.Cluster * of * float64(experts), math.Ceil(of * float64(experts) / (multiProcessors / hopper.Cluster))
+}
+
+// prediction is the least time of a product, and what bounds it.
+type prediction struct {
+	columns               int
+	tiles                 float64
+	useful                float64 // operations
+	seconds, withEpilogue float64
+	bound                 string
+}
+
+// predict bounds the time of a product from below: its tiles, with what they compute in vain, in full turns of
+// all multiprocessors at the dense rate or that of the L2 cache; or its bytes at the copy's. The epilogue takes
+// two clocks for every instruction of the kernel: two warps of each scheduler issue it after a wide tile, one
+// warp at half the rate while the other warpgroup multiplies.
+func (p product) predict(experts int, kernels []kernel) prediction {
+	columns := hopper.Columns(p.name, p.columns, p.depth)
+	stages := (p.depth + hopper.Depth - 1) / hopper.Depth
+	r := prediction{columns: columns, useful: 2 * float64(p.rows) * float64(p.columns) * float64(p.depth) * float64(experts)}
+	var turns float64
+	r.tiles, turns = p.schedule(experts, columns)
+	products := 2 * float64(hopper.Rows*columns*stages*hopper.Depth) * multiProcessors / denseFlops
+	weights := columns
+	if p.name != hopper.WeightGradient && p.rows > hopper.Rows {
+		weights /= hopper.Cluster // each block of a cluster fetches half of them
+	}
+	cache := float64((hopper.Rows+weights)*2*hopper.Depth*stages) * multiProcessors / cacheBytes
 	memory := (p.rowBytes + p.weightsBytes) / copyBytes
+	tile := max(products, cache)
+	r.seconds, r.bound = max(turns*tile, memory), "products"
+	if cache > products {
+		r.bound = "L2 cache"
+	}
+	if memory > turns*tile {
+		r.bound = "memory"
+	}
 	for _, k := range kernels {
-		if k.name == fmt.Sprintf("gmoe_experts_hopper_%s%s_%d", p.name, p.layout, columns) {
-			clock := denseFlops / multiProcessors / flopsPerClock
-			withEpilogue = max(memory, compute+float64(turns*2*k.instructions.all)/clock)
+		if k.name != fmt.Sprintf("gmoe_experts_hopper_%s%s_%d", p.name, p.layout, columns) {
+			continue
 		}
+		epilogue := 2 * float64(k.instructions.all) * multiProcessors * flopsPerClock / denseFlops
+		with := tile + epilogue
+		if columns != hopper.Wide {
+			with = max(tile, with/2)
+		}
+		r.withEpilogue = max(turns*with, memory)
 	}
-	useful = 2 * float64(p.rows) * float64(p.columns) * float64(p.depth) * float64(experts)
-	if memory > compute {
-		return tiles, useful, memory, withEpilogue, "memory"
-	}
-	return tiles, useful, compute, withEpilogue, "products"
+	return r
 }
 
 // hopperTables are the budget of the kernels for Hopper and what it allows at best.
@@ -88,8 +143,10 @@ func hopperTables(kernels []kernel) string {
 	b.WriteString(`
 ## The experts' kernels for Hopper
 
-384 threads: a warpgroup that fills a ring of stages in shared memory and gives registers back (56 each), two that
-multiply and take them (224). Not yet run on a GPU.
+384 threads: a warpgroup that fills a ring of stages in shared memory and gives registers back (to 56 each, 40 with
+tiles of 192 columns), two that multiply and take them (224, or 232). Tiles of 256 columns are both
+warpgroups' together, the others one's each in turns. The products over rows run in clusters of two blocks, which share
+the weights. Not yet run on a GPU.
 
 | kernel | registers at launch | tile | stages | dynamic shared bytes | blocks on a multiprocessor |
 | --- | ---: | --- | ---: | ---: | ---: |
@@ -98,9 +155,9 @@ multiply and take them (224). Not yet run on a GPU.
 		if !strings.Contains(k.name, "_hopper_") {
 			continue
 		}
-		columns := 128
-		if strings.HasSuffix(k.name, "_256") {
-			columns = 256
+		columns, err := strconv.Atoi(k.name[strings.LastIndex(k.name, "_")+1:])
+		if err != nil {
+			continue // of another kind
 		}
 		bytes := hopper.SharedBytes(columns)
 		blocks := min(sharedPerProcessor/(bytes+k.sharedBytes+sharedReserved), registersPerBlock/(k.registers*hopper.Threads))
@@ -108,24 +165,24 @@ multiply and take them (224). Not yet run on a GPU.
 	}
 	fmt.Fprintf(&b, `
 What this allows at best on an H200 for the layers that `+"`make gpu`"+` measures: rows spread evenly over the
-experts, tiles with what they compute in vain, in full turns of %d multiprocessors, at %.0f TFLOP/s, or each byte moved once
-at %.1f TB/s, whichever takes longer. With the epilogue: the two multiplying warps of each scheduler issue every instruction
-of the kernel once a tile while no product runs, which is more than they do. The plan, the combination and launches
-are not in it. Predictions, not measurements.
+experts, tiles with what they compute in vain, in full turns of %d multiprocessors, at %.0f TFLOP/s or at %.0f TB/s from the L2
+cache (assumed), or each byte moved once at %.1f TB/s, whichever takes longest. With the epilogue: two clocks for every
+instruction of the kernel, after each tile of 256 columns, beside the other warpgroup's products for the others. The
+plan, the combination and launches are not in it. Predictions, not measurements.
 
-| H / I / E / k, T | product | tiles | bound by | TFLOP/s | with the epilogue | of dense |
-| --- | --- | ---: | --- | ---: | ---: | ---: |
-`, multiProcessors, denseFlops/1e12, copyBytes/1e12)
-	names := []string{"gate_up", "down", "activation gradient", "dx", "gate_up gradient", "down gradient"}
+| H / I / E / k, T | product | columns | tiles | bound by | TFLOP/s | with the epilogue | of dense |
+| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |
+`, multiProcessors, denseFlops/1e12, cacheBytes/1e12, copyBytes/1e12)
 	for _, s := range shapes {
-		layer := fmt.Sprintf("%d / %d / %d / %d, %d", s.hidden, s.intermediate, s.experts, s.topK, s.tokens)
-		allUseful, allSeconds, allWithEpilogue := 0.0, 0.0, 0.0
+		useful, seconds, withEpilogue := 0.0, 0.0, 0.0
 		for i, p := range s.products() {
-			tiles, useful, seconds, withEpilogue, bound := p.predict(s.experts, kernels)
-			allUseful, allSeconds, allWithEpilogue = allUseful+useful, allSeconds+seconds, allWithEpilogue+withEpilogue
-			fmt.Fprintf(&b, "| %s | %s | %d | %s | %.0f | %.0f | %.0f %% |\n", layer, names[i], tiles, bound, useful/seconds/1e12, useful/withEpilogue/1e12, 100*useful/withEpilogue/denseFlops)
+			r := p.predict(s.experts, kernels)
+			useful, seconds, withEpilogue = useful+r.useful, seconds+r.seconds, withEpilogue+r.withEpilogue
+			fmt.Fprintf(&b, "| %s | %s | %d | %.0f | %s | %.0f | %.0f | %.0f %% |\n", s, productNames[i], r.columns, r.tiles, r.bound,
+				r.useful/r.seconds/1e12, r.useful/r.withEpilogue/1e12, 100*r.useful/r.withEpilogue/denseFlops)
 		}
-		fmt.Fprintf(&b, "| %s | **all six** | | | %.0f | %.0f | %.0f %% |\n", layer, allUseful/allSeconds/1e12, allUseful/allWithEpilogue/1e12, 100*allUseful/allWithEpilogue/denseFlops)
+		fmt.Fprintf(&b, "| %s | **all six** | | | | %.0f | %.0f | %.0f %% |\n", s, useful/seconds/1e12, useful/withEpilogue/1e12, 100*useful/withEpilogue/denseFlops)
 	}
+	b.WriteString(trafficTable())
 	return b.String()
 }

@@ -12,6 +12,7 @@ type kernel struct {
 	name, source           string
 	registers, sharedBytes int
 	stackBytes, spillBytes int
+	losses                 []string // what the compiler says of it
 	instructions           instructions
 }
 
@@ -27,6 +28,8 @@ func (k kernel) problem() string {
 		return fmt.Sprintf("spills %d bytes of registers", k.spillBytes)
 	case k.stackBytes > 0 || k.instructions.local > 0:
 		return fmt.Sprintf("has %d bytes of stack and %d instructions on local memory", k.stackBytes, k.instructions.local)
+	case len(k.losses) > 0:
+		return k.losses[0]
 	case k.instructions.all == 0:
 		return "has no machine code for sm_90a"
 	}
@@ -38,12 +41,17 @@ var (
 	properties = regexp.MustCompile(`(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads`)
 	used       = regexp.MustCompile(`Used (\d+) registers`)
 	shared     = regexp.MustCompile(`(\d+) bytes smem`)
+	loss       = regexp.MustCompile(`(Potential Performance Loss: .*|setmaxnreg ignored.*) in (?:the )?function '(\w+)'`)
 )
 
 // parseLog reads what ptxas says with -v.
 func parseLog(text string) []kernel {
 	var found []kernel
+	losses := map[string][]string{} // they come before the kernels
 	for line := range strings.Lines(text) {
+		if m := loss.FindStringSubmatch(line); m != nil {
+			losses[m[2]] = append(losses[m[2]], m[1])
+		}
 		if m := entry.FindStringSubmatch(line); m != nil {
 			found = append(found, kernel{name: m[1]})
 		}
@@ -60,6 +68,9 @@ func parseLog(text string) []kernel {
 		if m := shared.FindStringSubmatch(line); m != nil {
 			k.sharedBytes = number(m[1])
 		}
+	}
+	for i := range found {
+		found[i].losses = losses[found[i].name]
 	}
 	return found
 }

@@ -7,6 +7,7 @@ import (
 )
 
 const logText = `ptxas info    : 0 bytes gmem
+ptxas info    : (C7520) Potential Performance Loss: wgmma.mma_async instructions are serialized due to program dependence in the function 'gmoe_b'
 ptxas info    : Compiling entry function 'gmoe_a' for 'sm_90a'
 ptxas info    : Function properties for gmoe_a
     8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
@@ -34,7 +35,7 @@ const sassText = `
 func TestLog(t *testing.T) {
 	require.Equal(t, []kernel{
 		{name: "gmoe_a", registers: 168, sharedBytes: 33280, stackBytes: 8, spillBytes: 16},
-		{name: "gmoe_b", registers: 8},
+		{name: "gmoe_b", registers: 8, losses: []string{"Potential Performance Loss: wgmma.mma_async instructions are serialized due to program dependence"}},
 	}, parseLog(logText))
 }
 
@@ -50,5 +51,6 @@ func TestProblems(t *testing.T) {
 	require.Contains(t, kernel{spillBytes: 4, instructions: code}.problem(), "spills 4 bytes")
 	require.Contains(t, kernel{stackBytes: 8, instructions: code}.problem(), "8 bytes of stack")
 	require.Contains(t, kernel{instructions: instructions{all: 5, local: 2}}.problem(), "2 instructions on local memory")
+	require.Contains(t, kernel{losses: []string{"serialized"}, instructions: code}.problem(), "serialized")
 	require.Contains(t, kernel{}.problem(), "no machine code")
 }
