@@ -23,8 +23,10 @@ type expertsCall struct {
 
 	tokens, slots, pairs, hidden, experts, intermediate, gateUp int
 
-	hopper    bool // the kernels for Hopper are wanted where they suit
-	tilesOnly bool // and those for few tokens and for small experts are not
+	hopper    bool  // the kernels for Hopper are wanted where they suit
+	tilesOnly bool  // and those for few tokens and for small experts are not
+	reuse     bool  // the kernels for Hopper visit tiles in the order that reuses what is in the L2 cache
+	products  int32 // of theirs, so far
 	arena     arena
 	plan      *plan
 	launches  []driver.Launch
@@ -70,7 +72,7 @@ func (c *expertsCall) open(d driver.Attributes, o *core.ExpertsOptions, ws core.
 
 // dispatch plans which rows each expert has.
 func (c *expertsCall) dispatch(index *core.Tensor) {
-	c.plan = newPlan(&c.arena, index, c.experts)
+	c.plan = newPlan(&c.arena, index, c.experts, c.hopper)
 	c.launches = c.plan.launches()
 }
 

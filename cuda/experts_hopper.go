@@ -1,7 +1,10 @@
 package cuda
 
 import (
+	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -21,24 +24,61 @@ const (
 	hopperKernels   = "hopper"
 )
 
-// expertKernels is what the variable says.
-var expertKernels = sync.OnceValues(func() (string, error) { return parseExpertKernels(os.Getenv(expertKernelsVariable)) })
+// expertOrderVariable chooses the order in which the kernels for Hopper visit tiles: reuse, the default, or
+// plain, to compare with. No result depends on it.
+const expertOrderVariable = "GENESIS_MOE_EXPERT_ORDER"
 
-func parseExpertKernels(text string) (string, error) {
+const (
+	reuseOrder = "reuse" // the rows of an expert while the L2 cache has its weights; every second product backwards, from what the one before has just written
+	plainOrder = "plain" // groups of a fixed size, always forwards
+)
+
+// expertKernels and expertOrder are what the variables say.
+var (
+	expertKernels = sync.OnceValues(func() (string, error) {
+		return parseChoice(expertKernelsVariable, os.Getenv(expertKernelsVariable), portableKernels, tilesKernels, hopperKernels)
+	})
+	expertOrder = sync.OnceValues(func() (string, error) {
+		return parseChoice(expertOrderVariable, os.Getenv(expertOrderVariable), reuseOrder, plainOrder)
+	})
+)
+
+// parseChoice is the text of a variable that has these values, of which the first is the default.
+func parseChoice(variable, text string, values ...string) (string, error) {
 	switch text {
-	case "", portableKernels:
-		return portableKernels, nil
-	case tilesKernels, hopperKernels:
+	case "":
+		return values[0], nil
+	}
+	if slices.Contains(values, text) {
 		return text, nil
 	}
-	return "", core.Invalidf(expertKernelsVariable, "%q, want %s, %s or %s", text, portableKernels, tilesKernels, hopperKernels)
+	last := len(values) - 1
+	return "", core.Invalidf(variable, "%q, want %s or %s", text, strings.Join(values[:last], ", "), values[last])
 }
 
 // wantedKernels reports whether this call is to have the kernels for Hopper, or tiles only.
 func (c *expertsCall) wantedKernels(d driver.Attributes) (hopper, tilesOnly bool, err error) {
 	kernels, err := expertKernels()
+	if err != nil {
+		return false, false, err
+	}
+	order, err := expertOrder()
+	c.reuse = order == reuseOrder
 	hopper = kernels == hopperKernels && c.elementBytes == 2 && d.ComputeMajor == 9 && d.ComputeMinor == 0
 	return hopper, kernels == tilesKernels, err
+}
+
+// hopperColumns is the width of a product's tiles; a test can have others.
+var hopperColumns = hopper.Columns
+
+// visit is the order of the next product: so many row tiles in a group, and whether backwards.
+func (c *expertsCall) visit(columns, depth int) (group, backwards int32) {
+	if !c.reuse {
+		return hopper.PlainGroup, 0
+	}
+	backwards = c.products % 2
+	c.products++
+	return int32(hopper.Group(columns, depth, c.device.L2Bytes)), backwards
 }
 
 // suits reports whether rows can be copied and written 16 bytes at a time.
@@ -67,7 +107,9 @@ func (c *expertsCall) hopperProduct(name string, p *expertsProduct) (columns int
 		p.rows.row < 0 || line <= 0 || w.expert < 0 || 2*line >= 1<<40 || 2*w.expert >= 1<<40 {
 		return 0, nil, false
 	}
-	columns = hopper.Columns(name, int(p.columns))
+	columns = hopperColumns(name, int(p.columns), int(p.depth))
+	p.tiles, p.tileCount = c.plan.params.spans, c.plan.params.spanCount
+	p.group, p.backwards = c.visit(int(p.columns), int(p.depth))
 	p.columnTiles = int32(blocksOf(int(p.columns), columns))
 	if p.halves != 0 {
 		p.columnTiles = int32(blocksOf(int(p.columns/2), columns/2))
@@ -76,7 +118,7 @@ func (c *expertsCall) hopperProduct(name string, p *expertsProduct) (columns int
 		Offset: unsafe.Sizeof(hopperMap{}), Address: w.data,
 		Size:        [3]uint64{uint64(p.depth), uint64(p.columns), uint64(c.experts)},
 		StrideBytes: [2]uint64{2 * uint64(line), 2 * uint64(w.expert)},
-		Box:         [3]uint32{hopper.Depth, uint32(columns / 2), 1},
+		Box:         [3]uint32{hopper.Depth, uint32(hopper.Box(columns)), 1},
 	}
 	if !along {
 		weights.Size[0], weights.Size[1] = weights.Size[1], weights.Size[0]
@@ -88,21 +130,22 @@ func (c *expertsCall) hopperProduct(name string, p *expertsProduct) (columns int
 			Offset: 0, Address: p.rows.data,
 			Size:        [3]uint64{uint64(p.depth), uint64(c.pairs), 1},
 			StrideBytes: [2]uint64{2 * uint64(p.rows.row), 2 * uint64(p.rows.row) * uint64(c.pairs)},
-			Box:         [3]uint32{hopper.Depth, expertsTileSide, 1},
+			Box:         [3]uint32{hopper.Depth, hopper.Half, 1},
 		})
 	}
 	return columns, maps, true
 }
 
-// hopperLaunch adds the launch of a kernel for Hopper: one block for each multiprocessor, which stays.
-func (c *expertsCall) hopperLaunch(kernel string, columns, pieces int, params unsafe.Pointer, maps []driver.TensorMap) {
-	width := "_128"
-	if columns == 256 {
-		width = "_256"
-	}
-	l := launch(kernel+width, min(pieces, max(1, c.device.MultiProcessors)), hopper.Threads, params)
+// hopperLaunch adds the launch of a kernel for Hopper, whose blocks stay: one for each multiprocessor.
+func (c *expertsCall) hopperLaunch(kernel string, columns, blocks int, params unsafe.Pointer, maps []driver.TensorMap) {
+	l := launch(fmt.Sprintf("%s_%d", kernel, columns), blocks, hopper.Threads, params)
 	l.SharedBytes, l.Maps = uint32(hopper.SharedBytes(columns)), maps
 	c.launches = append(c.launches, l)
+}
+
+// clusterBlocks is how many blocks work on the spans of a product: all multiprocessors in clusters.
+func (c *expertsCall) clusterBlocks(p *expertsProduct) int {
+	return hopper.Cluster * min(c.plan.spans*int(p.columnTiles), max(1, c.device.MultiProcessors/hopper.Cluster))
 }
 
 // launchGateUp adds the first product of the forward pass.
@@ -110,7 +153,7 @@ func (c *expertsCall) launchGateUp(p *expertsGateUpParams, layout string) {
 	if c.swiGLU() && c.suits(p.preActivation) && c.suits(p.h) && (p.bias.data == 0 || p.bias.column == 1) {
 		of := &hopperGateUpParams{of: *p}
 		if columns, maps, ok := c.hopperProduct(hopper.GateUp, &of.of.product); ok {
-			c.hopperLaunch("gmoe_experts_hopper_gate_up"+layout, columns, c.plan.tiles*int(of.of.product.columnTiles), unsafe.Pointer(of), maps)
+			c.hopperLaunch("gmoe_experts_hopper_gate_up"+layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
 			return
 		}
 	}
@@ -122,7 +165,7 @@ func (c *expertsCall) launchProject(p *expertsProjectParams, layout string) {
 	if c.suits(p.output) && (p.bias.data == 0 || p.bias.column == 1) {
 		of := &hopperProjectParams{of: *p}
 		if columns, maps, ok := c.hopperProduct(hopper.Project, &of.of.product); ok {
-			c.hopperLaunch("gmoe_experts_hopper_project"+layout, columns, c.plan.tiles*int(of.of.product.columnTiles), unsafe.Pointer(of), maps)
+			c.hopperLaunch("gmoe_experts_hopper_project"+layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
 			return
 		}
 	}
@@ -135,7 +178,7 @@ func (c *expertsCall) launchActivationGradient(p *expertsActivationGradientParam
 	if c.swiGLU() && c.suits(p.preActivation) && c.suits(p.dz) && c.suits(p.wh) {
 		of := &hopperActivationGradientParams{of: *p}
 		if columns, maps, ok := c.hopperProduct(hopper.ActivationGradient, &of.of.product); ok {
-			c.hopperLaunch("gmoe_experts_hopper_activation_gradient"+layout, columns, c.plan.tiles*int(of.of.product.columnTiles), unsafe.Pointer(of), maps)
+			c.hopperLaunch("gmoe_experts_hopper_activation_gradient"+layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
 			return int(of.of.product.columnTiles)
 		}
 	}
@@ -154,9 +197,11 @@ func (c *expertsCall) launchWeightGradient(p *expertsWeightGradientParams) {
 	g := of.gradient
 	if c.hopper && c.pairs > 0 && of.m%8 == 0 && of.n%8 == 0 && of.aVector != 0 && of.bVector != 0 && of.a.row >= 0 && of.b.row >= 0 &&
 		c.vector(g.data, g.column, g.row, g.expert) {
-		columns := hopper.Columns(hopper.WeightGradient, int(of.n))
+		columns := hopperColumns(hopper.WeightGradient, int(of.n), c.pairs/c.experts) // the depth on average
+		_, of.backwards = c.visit(0, 0)
 		of.mTiles, of.nTiles = int32(blocksOf(int(of.m), expertsTileSide)), int32(blocksOf(int(of.n), columns))
-		c.hopperLaunch("gmoe_experts_hopper_weight_gradient", columns, c.experts*int(of.mTiles)*int(of.nTiles), unsafe.Pointer(&of), nil)
+		blocks := min(c.experts*int(of.mTiles)*int(of.nTiles), max(1, c.device.MultiProcessors))
+		c.hopperLaunch("gmoe_experts_hopper_weight_gradient", columns, blocks, unsafe.Pointer(&of), nil)
 		return
 	}
 	c.launch("gmoe_experts_weight_gradient", c.grid(c.experts*int(p.mTiles)*int(p.nTiles)), unsafe.Pointer(p))

@@ -8,17 +8,16 @@ type hopperMap [16]uint64
 type hopperGateUpParams struct {
 	rowsMap, weightsMap hopperMap
 	of                  expertsGateUpParams
-	_                   [48]byte
+	_                   [40]byte
 }
 
 type hopperProjectParams struct {
 	rowsMap, weightsMap hopperMap
 	of                  expertsProjectParams
-	_                   [32]byte
+	_                   [24]byte
 }
 
 type hopperActivationGradientParams struct {
 	rowsMap, weightsMap hopperMap
 	of                  expertsActivationGradientParams
-	_                   [8]byte
 }

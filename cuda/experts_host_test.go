@@ -11,11 +11,12 @@ import (
 
 	"github.com/genesis-moe/genesis-moe/core"
 	"github.com/genesis-moe/genesis-moe/cuda/internal/emulator"
+	"github.com/genesis-moe/genesis-moe/cuda/internal/hopper"
 )
 
 // hostFunctions are the plain functions of the kernels, compiled for the host.
 type hostFunctions struct {
-	tilePlace   func(t int64, rowTiles, columnTiles int32, place *[2]int32)
+	tilePlace   func(t int64, rowTiles, columnTiles, group int32, place *[2]int32)
 	columnRun   func(halves int32, columns, tile, n int32, run *[2]int32)
 	gateUpPlace func(gated, interleaved int32, intermediate, column int32, place *[2]int32)
 	activate    func(a unsafe.Pointer, gateAndUp *[2]float32, result *[3]float32)
@@ -50,15 +51,21 @@ func (f *hostFunctions) testTiles(t *testing.T) {
 		seen := map[[2]int32]bool{}
 		for i := range int64(c[0]) * int64(c[1]) {
 			var place [2]int32
-			f.tilePlace(i, c[0], c[1], &place)
+			f.tilePlace(i, c[0], c[1], 8, &place)
 			require.True(t, place[0] >= 0 && place[0] < c[0] && place[1] >= 0 && place[1] < c[1] && !seen[place], "%v of %v", place, c)
 			seen[place] = true
 		}
 	}
 	// Far into a product with more tiles than 32 bits count.
 	var place [2]int32
-	f.tilePlace((1<<24-8)*1000+8*999+3, 1<<24, 1000, &place)
+	f.tilePlace((1<<24-8)*1000+8*999+3, 1<<24, 1000, 8, &place)
 	require.Equal(t, [2]int32{1<<24 - 5, 999}, place)
+	// The table of what the orders move (cuda/internal/resources) has the same order.
+	for i := range 37 * 5 {
+		f.tilePlace(int64(i), 37, 5, 6, &place)
+		row, column := hopper.Place(i, 37, 5, 6)
+		require.Equal(t, [2]int32{int32(row), int32(column)}, place)
+	}
 }
 
 // The columns of all tiles are those of the weight, once each, and in halves a gate is 64

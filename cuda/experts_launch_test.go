@@ -11,7 +11,7 @@ import (
 	"github.com/genesis-moe/genesis-moe/cuda/driver"
 )
 
-var h200 = driver.Attributes{ComputeMajor: 9, MultiProcessors: 132}
+var h200 = driver.Attributes{ComputeMajor: 9, MultiProcessors: 132, L2Bytes: 50 << 20}
 
 // layer describes a forward pass whose tensors nobody reads.
 func layer(t, k, h, e, i int64) *core.ExpertsForwardArgs {

@@ -25,6 +25,7 @@ type expertsProduct struct {
 	slots, columnTiles        int32
 	halves                    int32
 	rowsVector, weightsVector int32
+	group, backwards          int32
 	_                         int32
 }
 
@@ -57,6 +58,7 @@ type expertsWeightGradientParams struct {
 	bOfTokens        int32
 	aVector, bVector int32
 	mTiles, nTiles   int32
+	backwards, _     int32
 }
 
 type expertsBiasGradientParams struct {

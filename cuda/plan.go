@@ -14,6 +14,7 @@ const (
 	maxSlots     = maxExperts
 	maxPairs     = math.MaxInt32 - planTileRows // T*K: rows are numbered in 32 bits
 	planTileRows = 128
+	planSpanRows = 256
 	planWarps    = 8
 	planThreads  = 32 * planWarps
 )
@@ -24,7 +25,7 @@ type planParams struct {
 	tokenStride, slotStride                         int64
 	narrow, slots, pairs, experts, chunk, chunks    int32
 	before, totals, offset, rowPair, pairRow, tiles uintptr
-	tileCount                                       uintptr
+	tileCount, spans, spanCount                     uintptr
 }
 
 // planTile mirrors PlanTile.
@@ -35,15 +36,16 @@ type planTile struct{ expert, first, end int32 }
 type plan struct {
 	params planParams
 	tiles  int // at most
+	spans  int // at most; 0 when they are not wanted
 }
 
-// newPlan lays out the plan of a routing over so many experts.
-func newPlan(a *arena, index *core.Tensor, experts int) *plan {
+// newPlan lays out the plan of a routing over so many experts, with spans if they are wanted.
+func newPlan(a *arena, index *core.Tensor, experts int, spans bool) *plan {
 	tokens, slots := int(index.Shape[0]), int(index.Shape[1])
 	pairs := tokens * slots
 	chunk := planChunk(pairs)
 	chunks := (pairs + chunk - 1) / chunk
-	p := &plan{tiles: planTiles(pairs, experts)}
+	p := &plan{tiles: planPieces(pairs, experts, planTileRows)}
 	p.params = planParams{
 		index: addressOf(index), tokenStride: index.Stride(0), slotStride: index.Stride(1),
 		slots: int32(slots), pairs: int32(pairs), experts: int32(experts), chunk: int32(chunk), chunks: int32(chunks),
@@ -54,6 +56,10 @@ func newPlan(a *arena, index *core.Tensor, experts int) *plan {
 		pairRow:   a.take(4 * uint64(pairs)),
 		tiles:     a.take(uint64(unsafe.Sizeof(planTile{})) * uint64(p.tiles)),
 		tileCount: a.take(4),
+	}
+	if spans {
+		p.spans = planPieces(pairs, experts, planSpanRows)
+		p.params.spans, p.params.spanCount = a.take(uint64(unsafe.Sizeof(planTile{}))*uint64(p.spans)), a.take(4)
 	}
 	if index.DType == core.Int32 {
 		p.params.narrow = 1
@@ -68,8 +74,8 @@ func planChunk(pairs int) int {
 	return max(least, (pairs+mostChunks*32-1)/(mostChunks*32)*32)
 }
 
-// planTiles bounds the tiles that pairs can make: full ones, and one more for each expert.
-func planTiles(pairs, experts int) int { return pairs/planTileRows + min(pairs, experts) }
+// planPieces bounds the pieces of so many rows that pairs can make: full ones, and one more for each expert.
+func planPieces(pairs, experts, rows int) int { return pairs/rows + min(pairs, experts) }
 
 // launches makes the plan.
 func (p *plan) launches() []driver.Launch {

@@ -13,19 +13,26 @@ import (
 // planned is a plan as the device made it.
 type planned struct {
 	offset, rowPair, pairRow []int32
-	tiles                    []planTile
+	tiles, spans             []planTile
 }
 
 func emulatePlan(t *testing.T, index *core.Tensor, experts int, seed uint64) planned {
 	var sizes arena
-	newPlan(&sizes, index, experts)
+	newPlan(&sizes, index, experts, seed%2 == 0)
 	a := arena{base: workspace(t, sizes.used).Base}
-	p := newPlan(&a, index, experts)
+	p := newPlan(&a, index, experts, seed%2 == 0)
 	emulate(t, p.launches(), seed)
 	count := *device[int32](p.params.tileCount, 1)
 	require.LessOrEqual(t, int(count[0]), p.tiles)
 	pairs := int(p.params.pairs)
+	var spans []planTile
+	if p.spans > 0 {
+		n := *device[int32](p.params.spanCount, 1)
+		require.LessOrEqual(t, int(n[0]), p.spans)
+		spans = *device[planTile](p.params.spans, int(n[0]))
+	}
 	return planned{
+		spans:  spans,
 		offset: *device[int32](p.params.offset, experts+1), pairRow: *device[int32](p.params.pairRow, pairs),
 		rowPair: *device[int32](p.params.rowPair, pairs), tiles: *device[planTile](p.params.tiles, int(count[0])),
 	}
@@ -72,8 +79,11 @@ func TestPlan(t *testing.T) {
 					}
 					first, end := want.offset[e], int32(len(want.rowPair))
 					want.offset = append(want.offset, end)
-					for ; first < end; first += planTileRows {
-						want.tiles = append(want.tiles, planTile{int32(e), first, min(first+planTileRows, end)})
+					for row := first; row < end; row += planTileRows {
+						want.tiles = append(want.tiles, planTile{int32(e), row, min(row+planTileRows, end)})
+					}
+					for row := first; row < end && how%2 == 0; row += planSpanRows {
+						want.spans = append(want.spans, planTile{int32(e), row, min(row+planSpanRows, end)})
 					}
 				}
 				for pair, expert := range values {
@@ -85,6 +95,7 @@ func TestPlan(t *testing.T) {
 				require.Equal(t, want.pairRow, got.pairRow, "%v", c)
 				require.Equal(t, append([]int32{}, want.rowPair...), got.rowPair[:len(want.rowPair)], "%v", c)
 				require.Equal(t, append([]planTile{}, want.tiles...), append([]planTile{}, got.tiles...), "%v", c)
+				require.Equal(t, append([]planTile{}, want.spans...), append([]planTile{}, got.spans...), "%v", c)
 			}
 		}
 	}

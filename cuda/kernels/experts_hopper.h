@@ -1,11 +1,16 @@
 /* The grouped product on Hopper: blocks that stay and take tile after tile, of three warpgroups. One fills
  * a ring of stages in shared memory, each with 64 elements of the depth: weights by the tensor memory
- * accelerator, rows of tokens gathered by asynchronous copies into the same swizzled lines. Two multiply,
- * each 64 of the 128 rows, and write their part of the result from registers.
+ * accelerator, rows of tokens gathered by asynchronous copies into the same swizzled lines. Two multiply
+ * and write their part of the result from registers.
  *
- * A stage's two barriers: `full` is passed when all of it is there, `empty` when it has been read. What
+ * Blocks come in clusters of two, which take a span of up to 256 rows of one expert. With more than 128 rows
+ * each has a tile of them and both the same columns: each fetches half of the weights for both. With
+ * fewer, both have the same rows and neighbouring columns, so that neither is idle.
+ *
+ * A stage's two barriers: `full` is passed when all of it is there, `empty` when both blocks have read it. What
  * gathered copies bring is published `lag` stages behind the one that is being fetched, so that some are
- * always under way. Results do not depend on how stages overlap: sums go along the depth in order. */
+ * always under way. Results do not depend on how stages overlap, on tiles or on their order: sums go along
+ * the depth in order. */
 #ifndef GMOE_EXPERTS_HOPPER_H_
 #define GMOE_EXPERTS_HOPPER_H_
 
@@ -17,9 +22,29 @@
 namespace experts {
 
 constexpr int HOPPER_GROUP = 128 /* threads of a warpgroup */, HOPPER_THREADS = 3 * HOPPER_GROUP;
-constexpr int HOPPER_CONSUMER_WARPS = 8, HOPPER_LAG = 2;
-constexpr int HOPPER_DEPTH = 64; /* of a stage */
-constexpr int HOPPER_HALF_BYTES = 64 * hopper::LINE_BYTES;
+constexpr int HOPPER_CLUSTER = 2 /* blocks */, HOPPER_LAG = 2;
+constexpr int HOPPER_ROWS = 128 /* of a tile */, HOPPER_HALF_ROWS = 64 /* of a product of a warpgroup */;
+constexpr int HOPPER_DEPTH = 64 /* of a stage */, HOPPER_SLICE = 16 /* of a product */;
+constexpr int HOPPER_HALF_BYTES = HOPPER_HALF_ROWS * hopper::LINE_BYTES;
+
+/* A tile of 128 rows. Wide: both warpgroups work on it, each on 64 of the rows; of a tile with no more than 64
+ * rows, each on half of the columns. Ping-pong: each has a tile of its own, and while one writes the
+ * other multiplies. Either way a thread has sums of two blocks of 64 rows. */
+template <int columns_, bool ping_pong_>
+struct HopperTile {
+  static constexpr int columns = columns_;
+  static constexpr bool ping_pong = ping_pong_;
+  static constexpr int stages = HOPPER_STAGES(columns);
+  static constexpr int rows_bytes = HOPPER_ROWS * hopper::LINE_BYTES, columns_bytes = columns * hopper::LINE_BYTES;
+  static constexpr int block = ping_pong ? columns : columns / 2; /* columns of a block of sums */
+  static constexpr int sums = block / 2;                          /* of them, that a thread has */
+  static constexpr int readers = ping_pong ? 4 : 8;               /* warps that read a stage */
+  static constexpr int box = HOPPER_BOX(columns);                 /* columns that are fetched at a time */
+  static_assert(HOPPER_LAG < stages - 1, "a stage is published while others are under way");
+};
+using HopperWide = HopperTile<256, false>;
+template <int columns>
+using HopperPingPong = HopperTile<columns, true>;
 
 struct HopperCursor {
   int stage = 0;
@@ -29,16 +54,16 @@ struct HopperCursor {
   __device__ __forceinline__ void next() {
     if (++stage == stages) stage = 0, parity ^= 1;
   }
+  template <int stages>
+  __device__ __forceinline__ void skip(int32_t steps) {
+    int32_t to = stage + steps;
+    stage = to % stages, parity ^= to / stages & 1;
+  }
 };
 
-/* The ring of a tile of 128 rows and so many columns. */
-template <int columns>
+/* The ring of a tile, filled for so many blocks at once. */
+template <class Tile, int blocks>
 struct HopperRing {
-  static constexpr int stages = HOPPER_STAGES(columns);
-  static constexpr int rows_bytes = EXPERTS_TILE_SIDE * hopper::LINE_BYTES,
-                       columns_bytes = columns * hopper::LINE_BYTES;
-  static_assert(HOPPER_LAG < stages - 1, "a stage is published while others are under way");
-
   unsigned char *first;
 
   /* arrivals: at `full`, of threads, besides the bytes. */
@@ -47,203 +72,324 @@ struct HopperRing {
     uintptr_t up = (place + hopper::SWIZZLE_BYTES - 1) / hopper::SWIZZLE_BYTES * hopper::SWIZZLE_BYTES;
     first = dynamic_shared_memory<unsigned char>() + (up - place);
     if (threadIdx.x == 0) {
-      for (int i = 0; i < stages; i++) {
+      for (int i = 0; i < Tile::stages; i++) {
         hopper::barrier_init(full(i), arrivals);
-        hopper::barrier_init(empty(i), HOPPER_CONSUMER_WARPS);
+        hopper::barrier_init(empty(i), Tile::readers * blocks);
       }
+      for (int part = 0; part < 2; part++) hopper::barrier_init(turn(part), Tile::readers);
       hopper::barrier_init_done();
     }
-    __syncthreads();
+    meet();
+  }
+  /* All threads of all blocks: before the first of them reaches for another block, and after the last has. */
+  __device__ __forceinline__ void meet() const {
+    if constexpr (blocks > 1) {
+      __syncwarp();
+      hopper::cluster_sync();
+    } else {
+      __syncthreads();
+    }
   }
   __device__ __forceinline__ unsigned char *rows(int stage) const {
-    return first + stage * (rows_bytes + columns_bytes);
+    return first + stage * (Tile::rows_bytes + Tile::columns_bytes);
   }
-  __device__ __forceinline__ unsigned char *weights(int stage) const { return rows(stage) + rows_bytes; }
+  __device__ __forceinline__ unsigned char *weights(int stage) const { return rows(stage) + Tile::rows_bytes; }
   __device__ __forceinline__ uint64_t *full(int stage) const {
-    return reinterpret_cast<uint64_t *>(first + stages * (rows_bytes + columns_bytes)) + stage;
+    return reinterpret_cast<uint64_t *>(rows(Tile::stages)) + stage;
   }
-  __device__ __forceinline__ uint64_t *empty(int stage) const { return full(stage) + stages; }
+  __device__ __forceinline__ uint64_t *empty(int stage) const { return full(stage) + Tile::stages; }
+  __device__ __forceinline__ uint64_t *turn(int part) const { return full(2 * Tile::stages + part); }
+
+  /* A warp has read this stage. */
+  __device__ __forceinline__ void release(int stage) const {
+    __syncwarp();
+    uint32_t lane = threadIdx.x % 32;
+    if constexpr (blocks > 1) {
+      if (lane < blocks) hopper::barrier_arrive_at(empty(stage), lane);
+    } else {
+      if (lane == 0) hopper::barrier_arrive(empty(stage));
+    }
+  }
 };
 
 /* The stages that a thread has filled by asynchronous copies and not yet published. */
-template <int columns>
+template <class Tile, int blocks>
 struct HopperCopies {
   HopperCursor next;
   int pending = 0;
 
-  __device__ __forceinline__ void commit(const HopperRing<columns> &ring) {
+  __device__ __forceinline__ void commit(const HopperRing<Tile, blocks> &ring) {
     copy_async_commit();
     if (++pending <= HOPPER_LAG) return;
     copy_async_wait<HOPPER_LAG>();
     publish(ring);
   }
-  __device__ __forceinline__ void finish(const HopperRing<columns> &ring) {
+  __device__ __forceinline__ void finish(const HopperRing<Tile, blocks> &ring) {
     copy_async_wait<0>();
     while (pending > 0) publish(ring);
   }
 
  private:
-  __device__ __forceinline__ void publish(const HopperRing<columns> &ring) {
+  __device__ __forceinline__ void publish(const HopperRing<Tile, blocks> &ring) {
     hopper::publish_shared();
     hopper::barrier_arrive(ring.full(next.stage));
-    next.next<HopperRing<columns>::stages>();
+    next.next<Tile::stages>();
     pending--;
   }
 };
 
-/* Adds the products of so many stages to the sums of a warpgroup's 64 rows, 0 or 1. */
-template <int columns, bool a_along, bool b_along>
-__device__ __forceinline__ void consume(const HopperRing<columns> &ring, HopperCursor &at, int32_t steps, int part,
-                                        float (&sums)[columns / 2]) {
+__host__ __device__ inline int32_t hopper_stages(int32_t depth) { return (depth + HOPPER_DEPTH - 1) / HOPPER_DEPTH; }
+
+/* Whose turn it is, of two warpgroups that have tiles of their own: one begins when the other has seen all
+ * stages of the tile before. Who came earlier could take a stage for full that will be filled once more
+ * before it is his: of a barrier's phases only the parity is known. */
+template <class Tile, int blocks>
+struct HopperTurn {
+  const HopperRing<Tile, blocks> &ring;
+  int part;
+  uint32_t parity;
+
+  __device__ __forceinline__ HopperTurn(const HopperRing<Tile, blocks> &ring, int part)
+      : ring(ring), part(part), parity(part == 0) {} /* the first one need not wait */
+  __device__ __forceinline__ void wait() {
+    if constexpr (Tile::ping_pong) {
+      hopper::barrier_wait(ring.turn(part), parity);
+      parity ^= 1;
+    }
+  }
+  __device__ __forceinline__ void pass() const {
+    if constexpr (Tile::ping_pong) {
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) hopper::barrier_arrive(ring.turn(1 - part));
+    }
+  }
+};
+
+/* Goes through the stages of a tile: multiply(rows, weights, slice) adds the product of a slice, with the
+ * places of both operands in shared memory. */
+template <class Tile, int blocks, class Multiply>
+__device__ __forceinline__ void consume(const HopperRing<Tile, blocks> &ring, HopperCursor &at, int32_t stages,
+                                        HopperTurn<Tile, blocks> &turn, const Multiply &multiply) {
   int previous = 0;
+  turn.wait();
 #pragma unroll 1
-  for (int32_t step = 0; step < steps; step++) {
+  for (int32_t step = 0; step < stages; step++) {
     hopper::barrier_wait(ring.full(at.stage), at.parity);
     hopper::products_begin();
-    uint32_t rows = hopper::place_of(ring.rows(at.stage)) + part * HOPPER_HALF_BYTES;
-    uint64_t a = hopper::operand(rows, a_along), b = hopper::operand(hopper::place_of(ring.weights(at.stage)), b_along);
+    uint32_t rows = hopper::place_of(ring.rows(at.stage)), weights = hopper::place_of(ring.weights(at.stage));
 #pragma unroll
-    for (int k = 0; k < HOPPER_DEPTH / 16; k++) {
-      hopper::multiply<a_along, b_along>(sums, a + k * (hopper::operand_step(a_along) / 16),
-                                         b + k * (hopper::operand_step(b_along) / 16));
-    }
+    for (int slice = 0; slice < HOPPER_DEPTH / HOPPER_SLICE; slice++) multiply(rows, weights, slice);
     hopper::products_commit();
     hopper::products_wait<1>(); /* those of the step before are done: its stage may be filled again */
-    __syncwarp();
-    if (step > 0 && threadIdx.x % 32 == 0) hopper::barrier_arrive(ring.empty(previous));
+    if (step > 0) ring.release(previous);
     previous = at.stage;
-    at.next<HopperRing<columns>::stages>();
+    at.next<Tile::stages>();
   }
+  turn.pass();
   hopper::products_wait<0>();
-  __syncwarp();
-  if (steps > 0 && threadIdx.x % 32 == 0) hopper::barrier_arrive(ring.empty(previous));
+  if (stages > 0) ring.release(previous);
 }
 
-/* The weights of a stage: in two halves, so that gates and their ups can lie apart. */
-template <int columns, bool along>
+/* An operand of a slice, of 64 rows or of columns. */
+template <bool along>
+__device__ __forceinline__ uint64_t slice_of(uint32_t place, int slice) {
+  return hopper::operand(place, along) + slice * (hopper::operand_step(along) / 16);
+}
+
+/* A tile of all its rows, or of no more than 64. */
+template <class Tile, bool a_along, bool b_along, int blocks>
+__device__ __forceinline__ void multiply_tile(const HopperRing<Tile, blocks> &ring, HopperCursor &at, int32_t stages,
+                                              HopperTurn<Tile, blocks> &turn, bool half, float (&low)[Tile::sums],
+                                              float (&high)[Tile::sums]) {
+#pragma unroll
+  for (int i = 0; i < Tile::sums; i++) low[i] = high[i] = 0.0f;
+  if (half) {
+    uint32_t columns = Tile::ping_pong ? 0 : turn.part * Tile::block * hopper::LINE_BYTES;
+    consume(ring, at, stages, turn, [&](uint32_t rows, uint32_t weights, int slice) {
+      hopper::multiply<a_along, b_along>(low, slice_of<a_along>(rows, slice),
+                                         slice_of<b_along>(weights + columns, slice));
+    });
+  } else if constexpr (Tile::ping_pong) {
+    consume(ring, at, stages, turn, [&](uint32_t rows, uint32_t weights, int slice) {
+      uint64_t b = slice_of<b_along>(weights, slice);
+      hopper::multiply<a_along, b_along>(low, slice_of<a_along>(rows, slice), b);
+      hopper::multiply<a_along, b_along>(high, slice_of<a_along>(rows + HOPPER_HALF_BYTES, slice), b);
+    });
+  } else {
+    consume(ring, at, stages, turn, [&](uint32_t rows, uint32_t weights, int slice) {
+      hopper::multiply<a_along, b_along>(low, high, slice_of<a_along>(rows + turn.part * HOPPER_HALF_BYTES, slice),
+                                         slice_of<b_along>(weights, slice));
+    });
+  }
+  hopper::settle(low);
+  hopper::settle(high);
+}
+
+/* What a block multiplies: rows [first, end) of an expert and a tile of columns, which may be the one behind
+ * the last. */
+struct HopperItem {
+  int32_t expert, first, end, column;
+  bool together; /* the cluster's blocks multiply different rows with the same weights */
+  bool none;     /* neither block has anything */
+
+  __device__ __forceinline__ bool half() const { return end - first <= HOPPER_HALF_ROWS; }
+};
+
+__device__ __forceinline__ HopperItem hopper_item(const ExpertsProduct &p, int64_t t, int32_t spans, uint32_t rank) {
+  TilePlace place = tile_place(t, spans, p.column_tiles, p.group);
+  PlanTile span = p.tiles[place.row];
+  if (span.end - span.first <= HOPPER_ROWS) {
+    int32_t column = HOPPER_CLUSTER * place.column;
+    return {span.expert, span.first, span.end, column + static_cast<int32_t>(rank), false, column >= p.column_tiles};
+  }
+  int32_t first = span.first + static_cast<int32_t>(rank) * HOPPER_ROWS;
+  return {span.expert, first, min(first + HOPPER_ROWS, span.end), place.column, true, false};
+}
+
+/* Calls work(item) for all items of this block. */
+template <class Work>
+__device__ __forceinline__ void each_item(const ExpertsProduct &p, const Work &work) {
+  int32_t spans = *p.tile_count;
+  uint32_t rank = hopper::block_rank();
+  int64_t all = static_cast<int64_t>(spans) * p.column_tiles;
+#pragma unroll 1
+  for (int64_t t = blockIdx.x / HOPPER_CLUSTER; t < all; t += gridDim.x / HOPPER_CLUSTER) {
+    HopperItem item = hopper_item(p, p.backwards ? all - 1 - t : t, spans, rank);
+    if (!item.none) work(item);
+  }
+}
+
+/* The weights of a stage. In halves, boxes of gates and of their ups take turns, so that each block of sums
+ * has both. Together, each block of the cluster fetches every second box for both. */
+template <class Tile, bool along>
 __device__ __forceinline__ void load_weights(const ExpertsProduct &p, const HopperMap &map, unsigned char *to,
-                                             uint64_t *barrier, int32_t expert, int32_t column_tile, int32_t depth) {
-  constexpr int half = columns / 2;
+                                             uint64_t *barrier, const HopperItem &item, int32_t depth) {
+  constexpr int box = along ? Tile::box : hopper::GROUP_LINES;
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    int32_t column = p.halves ? i * (p.columns / 2) + column_tile * half : column_tile * columns + i * half;
-    unsigned char *place = to + i * half * hopper::LINE_BYTES;
-    if constexpr (along) {
-      hopper::load_box(place, map, barrier, depth, column, expert);
+  for (int i = 0; i < Tile::columns / box; i++) {
+    if (item.together && static_cast<uint32_t>(i % HOPPER_CLUSTER) != hopper::block_rank()) continue;
+    int32_t column = item.column * Tile::columns + i * box;
+    if (p.halves) column = item.column * (Tile::columns / 2) + i / 2 * box + i % 2 * (p.columns / 2);
+    unsigned char *place = to + i * box * hopper::LINE_BYTES;
+    int32_t x = along ? depth : column, y = along ? column : depth;
+    if (item.together) {
+      hopper::load_box_for_all(place, map, barrier, x, y, item.expert);
     } else {
-#pragma unroll
-      for (int group = 0; group < half; group += hopper::GROUP_LINES) {
-        hopper::load_box(place + group * hopper::LINE_BYTES, map, barrier, column + group, depth, expert);
-      }
+      hopper::load_box(place, map, barrier, x, y, item.expert);
     }
   }
 }
 
 /* Fills the ring for every tile of this block: rows gathered from their tokens. */
-template <int columns, bool along>
-__device__ __forceinline__ void produce_gathered(const HopperRing<columns> &ring, const ExpertsProduct &p,
+template <class Tile, bool along>
+__device__ __forceinline__ void produce_gathered(const HopperRing<Tile, HOPPER_CLUSTER> &ring, const ExpertsProduct &p,
                                                  const HopperMap &weights) {
   using X = __nv_bfloat16;
-  constexpr int turns = EXPERTS_TILE_SIDE * hopper::LINE_CHUNKS / HOPPER_GROUP;
+  constexpr int turns = HOPPER_ROWS * hopper::LINE_CHUNKS / HOPPER_GROUP, apart = HOPPER_ROWS / turns;
   HopperCursor at;
-  HopperCopies<columns> copies;
+  HopperCopies<Tile, HOPPER_CLUSTER> copies;
   int line = threadIdx.x / hopper::LINE_CHUNKS, chunk = threadIdx.x % hopper::LINE_CHUNKS;
-  int32_t row_tiles = *p.tile_count, steps = (p.depth + HOPPER_DEPTH - 1) / HOPPER_DEPTH;
-#pragma unroll 1
-  for (int64_t t = blockIdx.x; t < static_cast<int64_t>(row_tiles) * p.column_tiles; t += gridDim.x) {
-    TilePlace place = tile_place(t, row_tiles, p.column_tiles);
-    PlanTile tile = p.tiles[place.row];
+  int32_t stages = hopper_stages(p.depth);
+  each_item(p, [&](const HopperItem &item) {
     const X *lines[turns];
 #pragma unroll
     for (int i = 0; i < turns; i++) {
-      int32_t row = tile.first + line + i * (EXPERTS_TILE_SIDE / turns);
-      lines[i] = row < tile.end ? address<X>(p.rows, p.row_pair[row] / p.slots, chunk * 8) : nullptr;
+      int32_t row = item.first + line + i * apart;
+      lines[i] = row < item.end ? address<X>(p.rows, p.row_pair[row] / p.slots, chunk * 8) : nullptr;
     }
 #pragma unroll 1
-    for (int32_t step = 0; step < steps; step++) {
+    for (int32_t step = 0; step < stages; step++) {
       hopper::barrier_wait(ring.empty(at.stage), at.parity ^ 1);
       if (threadIdx.x == 0) {
-        hopper::barrier_expect(ring.full(at.stage), HopperRing<columns>::columns_bytes);
-        load_weights<columns, along>(p, weights, ring.weights(at.stage), ring.full(at.stage), tile.expert, place.column,
-                                     step * HOPPER_DEPTH);
+        hopper::barrier_expect(ring.full(at.stage), Tile::columns_bytes);
+        load_weights<Tile, along>(p, weights, ring.weights(at.stage), ring.full(at.stage), item, step * HOPPER_DEPTH);
       }
       int32_t left = (p.depth - step * HOPPER_DEPTH) / 8 - chunk; /* chunks from this one on */
 #pragma unroll
       for (int i = 0; i < turns; i++) {
+        if (i * apart >= HOPPER_HALF_ROWS && item.half()) break; /* which nobody reads */
         bool there = left > 0 && lines[i] != nullptr;
         const X *from = there ? lines[i] + step * HOPPER_DEPTH : static_cast<const X *>(p.rows.data);
-        int to = hopper::chunk_place(line + i * (EXPERTS_TILE_SIDE / turns), chunk);
-        copy_async(ring.rows(at.stage) + to, from, there ? 16 : 0);
+        copy_async(ring.rows(at.stage) + hopper::chunk_place(line + i * apart, chunk), from, there ? 16 : 0);
       }
       copies.commit(ring);
-      at.next<HopperRing<columns>::stages>();
+      at.next<Tile::stages>();
     }
-  }
+  });
   copies.finish(ring);
 }
 
 /* The same for rows that are sorted already; one thread does it. Rows of other experts that follow a
  * tile's own are read too, and not written. */
-template <int columns, bool along>
-__device__ __forceinline__ void produce_sorted(const HopperRing<columns> &ring, const ExpertsProduct &p,
+template <class Tile, bool along>
+__device__ __forceinline__ void produce_sorted(const HopperRing<Tile, HOPPER_CLUSTER> &ring, const ExpertsProduct &p,
                                                const HopperMap &rows, const HopperMap &weights) {
   HopperCursor at;
-  int32_t row_tiles = *p.tile_count, steps = (p.depth + HOPPER_DEPTH - 1) / HOPPER_DEPTH;
+  int32_t stages = hopper_stages(p.depth);
+  each_item(p, [&](const HopperItem &item) {
+    int halves = item.half() ? 1 : 2;
 #pragma unroll 1
-  for (int64_t t = blockIdx.x; t < static_cast<int64_t>(row_tiles) * p.column_tiles; t += gridDim.x) {
-    TilePlace place = tile_place(t, row_tiles, p.column_tiles);
-    PlanTile tile = p.tiles[place.row];
-#pragma unroll 1
-    for (int32_t step = 0; step < steps; step++) {
+    for (int32_t step = 0; step < stages; step++) {
       uint64_t *full = ring.full(at.stage);
       hopper::barrier_wait(ring.empty(at.stage), at.parity ^ 1);
-      hopper::barrier_expect(full, HopperRing<columns>::rows_bytes + HopperRing<columns>::columns_bytes);
-      hopper::load_box(ring.rows(at.stage), rows, full, step * HOPPER_DEPTH, tile.first, 0);
-      load_weights<columns, along>(p, weights, ring.weights(at.stage), full, tile.expert, place.column,
-                                   step * HOPPER_DEPTH);
-      at.next<HopperRing<columns>::stages>();
+      hopper::barrier_expect(full, halves * HOPPER_HALF_BYTES + Tile::columns_bytes);
+      for (int i = 0; i < halves; i++) {
+        hopper::load_box(ring.rows(at.stage) + i * HOPPER_HALF_BYTES, rows, full, step * HOPPER_DEPTH,
+                         item.first + i * HOPPER_HALF_ROWS, 0);
+      }
+      load_weights<Tile, along>(p, weights, ring.weights(at.stage), full, item, step * HOPPER_DEPTH);
+      at.next<Tile::stages>();
     }
-  }
+  });
 }
 
-/* Where a thread's sums are: sums[4 j + 2 lower + i] is row `row` + 8 lower of the tile, column 8 j +
- * 2 pair + i. */
+/* Where a thread's sums are: sums[4 j + 2 lower + i] is row `row` + 8 lower of 64, column 8 j + 2 pair + i. */
 struct HopperLane {
   int row, pair;
 
   __device__ __forceinline__ HopperLane()
-      : row((threadIdx.x / 32 - 4) * 16 + threadIdx.x % 32 / 4), pair(threadIdx.x % 4) {}
+      : row(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4), pair(threadIdx.x % 4) {}
 };
 
 /* Multiplies the rows of every tile of the plan with the weight of its expert, and calls
- * epilogue(tile, column_tile, sums) in each of the threads that multiply. */
-template <int columns, bool gathered, bool along, class Epilogue>
+ * epilogue(expert, first, end, block, sums) in each of the threads that have them: of the rows from `first`
+ * on, 64 at most and before `end`, and of a block of Tile::block columns. */
+template <class Tile, bool gathered, bool along, class Epilogue>
 __device__ __forceinline__ void hopper_product(const ExpertsProduct &p, const HopperMap &rows, const HopperMap &weights,
                                                const Epilogue &epilogue) {
-  HopperRing<columns> ring(gathered ? HOPPER_GROUP + 1 : 1);
+  HopperRing<Tile, HOPPER_CLUSTER> ring(gathered ? HOPPER_GROUP + 1 : 1);
   if (threadIdx.x < HOPPER_GROUP) {
-    hopper::registers_give<HOPPER_PRODUCER_REGISTERS>();
+    hopper::registers_give<HOPPER_PRODUCER_REGISTERS(Tile::columns)>();
     if constexpr (gathered) {
-      produce_gathered<columns, along>(ring, p, weights);
+      produce_gathered<Tile, along>(ring, p, weights);
     } else if (threadIdx.x == 0) {
-      produce_sorted<columns, along>(ring, p, rows, weights);
+      produce_sorted<Tile, along>(ring, p, rows, weights);
     }
-    return;
+  } else {
+    hopper::registers_take<HOPPER_CONSUMER_REGISTERS(Tile::columns)>();
+    HopperCursor at;
+    int32_t stages = hopper_stages(p.depth);
+    int part = threadIdx.x / HOPPER_GROUP - 1, others = part;
+    HopperTurn<Tile, HOPPER_CLUSTER> turn(ring, part);
+    each_item(p, [&](const HopperItem &item) {
+      if (Tile::ping_pong && others++ % 2 != 0) {
+        at.skip<Tile::stages>(stages);
+        return;
+      }
+      float low[Tile::sums], high[Tile::sums];
+      multiply_tile<Tile, true, along>(ring, at, stages, turn, item.half(), low, high);
+      if constexpr (Tile::ping_pong) {
+        epilogue(item.expert, item.first, item.end, item.column, low);
+        if (!item.half()) epilogue(item.expert, item.first + HOPPER_HALF_ROWS, item.end, item.column, high);
+      } else {
+        int32_t first = item.half() ? item.first : item.first + part * HOPPER_HALF_ROWS;
+        int32_t block = 2 * item.column;
+        epilogue(item.expert, first, item.end, item.half() ? block + part : block, low);
+        if (!item.half()) epilogue(item.expert, first, item.end, block + 1, high);
+      }
+    });
   }
-  hopper::registers_take<HOPPER_CONSUMER_REGISTERS>();
-  HopperCursor at;
-  int part = threadIdx.x / HOPPER_GROUP - 1;
-  int32_t row_tiles = *p.tile_count, steps = (p.depth + HOPPER_DEPTH - 1) / HOPPER_DEPTH;
-#pragma unroll 1
-  for (int64_t t = blockIdx.x; t < static_cast<int64_t>(row_tiles) * p.column_tiles; t += gridDim.x) {
-    TilePlace place = tile_place(t, row_tiles, p.column_tiles);
-    PlanTile tile = p.tiles[place.row];
-    float sums[columns / 2];
-#pragma unroll
-    for (int i = 0; i < columns / 2; i++) sums[i] = 0.0f;
-    consume<columns, true, along>(ring, at, steps, part, sums);
-    epilogue(tile, place.column, sums);
-  }
+  ring.meet();
 }
 
 /* --- what epilogues are made of --- */

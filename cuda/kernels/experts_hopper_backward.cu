@@ -10,25 +10,25 @@ namespace {
 using X = __nv_bfloat16;
 
 /* SwiGLU with the gates first. A row's part of <h, dh> is summed by the four threads that have it. */
-template <int columns, bool along>
+template <class Tile, bool along>
 __device__ __forceinline__ void activation_gradient(const HopperActivationGradientParams &maps) {
   const ExpertsActivationGradientParams &p = maps.of;
-  hopper_product<columns, true, along>(
+  hopper_product<Tile, true, along>(
       p.product, maps.rows_map, maps.weights_map,
-      [&](const PlanTile &tile, int32_t column_tile, const float (&sums)[columns / 2]) {
+      [&](int32_t, int32_t first_row, int32_t end_row, int32_t block, const float (&sums)[Tile::sums]) {
         HopperLane lane;
         int32_t end = p.activation.intermediate;
 #pragma unroll
         for (int lower = 0; lower < 2; lower++) {
-          int32_t row = tile.first + lane.row + 8 * lower;
-          bool there = row < tile.end;
+          int32_t row = first_row + lane.row + 8 * lower;
+          bool there = row < end_row;
           float w = there ? weight_of(p.weights, p.row_pair[row], p.product.slots) : 0.0f, sum = 0.0f;
           const X *z = there ? address<X>(p.pre_activation, row, 0) : nullptr;
           X *dz = there && p.dz.data != nullptr ? address<X>(p.dz, row, 0) : nullptr;
           X *wh = there && p.wh.data != nullptr ? address<X>(p.wh, row, 0) : nullptr;
 #pragma unroll
-          for (int first = 0; first < columns; first += 32) {
-            int32_t column = column_tile * columns + first;
+          for (int first = 0; first < Tile::block; first += 32) {
+            int32_t column = block * Tile::block + first;
             uint32_t gates[4], ups[4], scaled[4];
             load_pairs(z, column, end, gates);
             load_pairs(z != nullptr ? z + end : nullptr, column, end, ups);
@@ -53,17 +53,19 @@ __device__ __forceinline__ void activation_gradient(const HopperActivationGradie
           }
           sum += __shfl_xor_sync(0xffffffffu, sum, 1);
           sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-          if (there && lane.pair == 0 && p.partial != nullptr)
-            p.partial[static_cast<int64_t>(row) * p.product.column_tiles + column_tile] = sum;
+          if (there && lane.pair == 0 && p.partial != nullptr && block < p.product.column_tiles)
+            p.partial[static_cast<int64_t>(row) * p.product.column_tiles + block] = sum;
         }
       });
 }
 
 }  // namespace
 
-GMOE_KERNEL(gmoe_experts_hopper_activation_gradient_nt_128, HopperActivationGradientParams, HOPPER_THREADS) {
-  activation_gradient<128, true>(p);
+GMOE_CLUSTER_KERNEL(gmoe_experts_hopper_activation_gradient_nt_128, HopperActivationGradientParams, HOPPER_THREADS,
+                    HOPPER_CLUSTER) {
+  activation_gradient<HopperPingPong<128>, true>(p);
 }
-GMOE_KERNEL(gmoe_experts_hopper_activation_gradient_nn_128, HopperActivationGradientParams, HOPPER_THREADS) {
-  activation_gradient<128, false>(p);
+GMOE_CLUSTER_KERNEL(gmoe_experts_hopper_activation_gradient_nn_128, HopperActivationGradientParams, HOPPER_THREADS,
+                    HOPPER_CLUSTER) {
+  activation_gradient<HopperPingPong<128>, false>(p);
 }

@@ -7,14 +7,18 @@
 #include "experts_params.h"
 #include "hopper_map.h"
 
-/* Stages of a ring for tiles of 128 rows and so many columns: 192 KiB of the 227 that a block can have. */
-#define HOPPER_STAGES(columns) ((columns) == 256 ? 4 : 6)
-/* Its dynamic shared memory: the tiles, two barriers a stage, and room to begin at a multiple of 1024. */
-#define HOPPER_SHARED_BYTES(columns) (HOPPER_STAGES(columns) * ((128 + (columns)) * 128 + 16) + 1024)
+/* Stages of a ring for tiles of 128 rows and so many columns: at most 200 KiB of the 227 that a block can have. */
+#define HOPPER_STAGES(columns) ((columns) == 256 ? 4 : (columns) == 192 ? 5 : 6)
+/* Its dynamic shared memory: the tiles, two barriers a stage and one for each multiplying warpgroup, and room
+ * to begin at a multiple of 1024. */
+#define HOPPER_SHARED_BYTES(columns) (HOPPER_STAGES(columns) * ((128 + (columns)) * 128 + 16) + 16 + 1024)
+/* Columns of weights that lie along the depth which the accelerator copies at a time. */
+#define HOPPER_BOX(columns) ((columns) == 192 ? 96 : 64)
 
-/* Of a thread, of the 65536 that a multiprocessor has: 128 threads fill, 256 multiply. */
-#define HOPPER_PRODUCER_REGISTERS 56
-#define HOPPER_CONSUMER_REGISTERS 224
+/* Of a thread, of the 65536 that a multiprocessor has: 128 threads fill, 256 multiply. Tiles of 192 columns
+ * are filled by one thread, which gathers nothing. */
+#define HOPPER_PRODUCER_REGISTERS(columns) ((columns) == 192 ? 40 : 56)
+#define HOPPER_CONSUMER_REGISTERS(columns) ((columns) == 192 ? 232 : 224)
 
 typedef struct {
   HopperMap rows_map, weights_map; /* rows_map: of sorted rows only */

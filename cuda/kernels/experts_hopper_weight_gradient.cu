@@ -8,23 +8,23 @@ namespace {
 
 using X = __nv_bfloat16;
 
+__device__ __forceinline__ int64_t gradient_tiles(const ExpertsWeightGradientParams &p) {
+  return static_cast<int64_t>(p.experts) * p.m_tiles * p.n_tiles;
+}
+
 /* A tile of an expert's gradient, with the rows to sum over. */
 struct GradientTile {
   int32_t expert, first_row, rows, m, n;
 
   __device__ __forceinline__ GradientTile(const ExpertsWeightGradientParams &p, int64_t t, int columns) {
+    if (p.backwards) t = gradient_tiles(p) - 1 - t;
     int64_t of_expert = static_cast<int64_t>(p.m_tiles) * p.n_tiles;
     expert = static_cast<int32_t>(t / of_expert);
     TilePlace place = tile_place(t % of_expert, p.m_tiles, p.n_tiles);
     first_row = p.offset[expert], rows = p.offset[expert + 1] - first_row;
-    m = place.row * EXPERTS_TILE_SIDE, n = place.column * columns;
+    m = place.row * HOPPER_ROWS, n = place.column * columns;
   }
-  __device__ __forceinline__ int32_t steps() const { return (rows + HOPPER_DEPTH - 1) / HOPPER_DEPTH; }
 };
-
-__device__ __forceinline__ int64_t gradient_tiles(const ExpertsWeightGradientParams &p) {
-  return static_cast<int64_t>(p.experts) * p.m_tiles * p.n_tiles;
-}
 
 /* One line, a row of the depth, of each group of 64 elements of a side. */
 template <int side>
@@ -39,18 +39,18 @@ __device__ __forceinline__ void copy_line(unsigned char *to, int line, int chunk
   }
 }
 
-template <int columns>
-__device__ __forceinline__ void produce(const HopperRing<columns> &ring, const ExpertsWeightGradientParams &p) {
+template <class Tile>
+__device__ __forceinline__ void produce(const HopperRing<Tile, 1> &ring, const ExpertsWeightGradientParams &p) {
   constexpr int at_once = HOPPER_GROUP / hopper::LINE_CHUNKS, turns = HOPPER_DEPTH / at_once;
   HopperCursor at;
-  HopperCopies<columns> copies;
+  HopperCopies<Tile, 1> copies;
   int chunk = threadIdx.x % hopper::LINE_CHUNKS;
 #pragma unroll 1
   for (int64_t t = blockIdx.x; t < gradient_tiles(p); t += gridDim.x) {
-    GradientTile tile(p, t, columns);
-    int32_t steps = tile.steps();
+    GradientTile tile(p, t, Tile::columns);
+    int32_t stages = hopper_stages(tile.rows);
 #pragma unroll 1
-    for (int32_t step = 0; step < steps; step++) {
+    for (int32_t step = 0; step < stages; step++) {
       int32_t tokens[turns]; /* asked for before the wait */
 #pragma unroll
       for (int i = 0; i < turns; i++) {
@@ -65,59 +65,73 @@ __device__ __forceinline__ void produce(const HopperRing<columns> &ring, const E
         bool there = tokens[i] >= 0;
         const X *a = there ? address<X>(p.a, p.a_of_tokens ? tokens[i] : row, 0) : nullptr;
         const X *b = there ? address<X>(p.b, p.b_of_tokens ? tokens[i] : row, 0) : nullptr;
-        copy_line<EXPERTS_TILE_SIDE>(ring.rows(at.stage), line, chunk, a, tile.m, p.m, p.a.data);
-        copy_line<columns>(ring.weights(at.stage), line, chunk, b, tile.n, p.n, p.b.data);
+        copy_line<HOPPER_ROWS>(ring.rows(at.stage), line, chunk, a, tile.m, p.m, p.a.data);
+        copy_line<Tile::columns>(ring.weights(at.stage), line, chunk, b, tile.n, p.n, p.b.data);
       }
       copies.commit(ring);
-      at.next<HopperRing<columns>::stages>();
+      at.next<Tile::stages>();
     }
   }
   copies.finish(ring);
 }
 
-template <int columns>
+/* Writes 64 rows of a gradient from its row m and column n on. */
+template <int sums_of_thread>
+__device__ __forceinline__ void write(const ExpertsWeightGradientParams &p, int32_t expert, int32_t m, int32_t n,
+                                      const float (&sums)[sums_of_thread]) {
+  HopperLane lane;
+  X *gradient = static_cast<X *>(p.gradient.data) + expert * p.gradient.expert;
+#pragma unroll
+  for (int lower = 0; lower < 2; lower++) {
+    int32_t row = m + lane.row + 8 * lower;
+    X *line = row < p.m ? gradient + row * p.gradient.row : nullptr;
+#pragma unroll
+    for (int first = 0; first < 2 * sums_of_thread; first += 32) {
+      uint32_t values[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float *v = sums + first / 2 + 4 * i + 2 * lower;
+        values[i] = pack(v[0], v[1]);
+      }
+      store_pairs(line, n + first, p.n, values);
+    }
+  }
+}
+
+template <class Tile>
 __device__ __forceinline__ void weight_gradient(const ExpertsWeightGradientParams &p) {
-  HopperRing<columns> ring(HOPPER_GROUP);
+  HopperRing<Tile, 1> ring(HOPPER_GROUP);
   if (threadIdx.x < HOPPER_GROUP) {
-    hopper::registers_give<HOPPER_PRODUCER_REGISTERS>();
-    produce<columns>(ring, p);
+    hopper::registers_give<HOPPER_PRODUCER_REGISTERS(Tile::columns)>();
+    produce<Tile>(ring, p);
     return;
   }
-  hopper::registers_take<HOPPER_CONSUMER_REGISTERS>();
+  hopper::registers_take<HOPPER_CONSUMER_REGISTERS(Tile::columns)>();
   HopperCursor at;
-  HopperLane lane;
-  int part = threadIdx.x / HOPPER_GROUP - 1;
+  int part = threadIdx.x / HOPPER_GROUP - 1, others = part;
+  HopperTurn<Tile, 1> turn(ring, part);
 #pragma unroll 1
   for (int64_t t = blockIdx.x; t < gradient_tiles(p); t += gridDim.x) {
-    GradientTile tile(p, t, columns);
-    float sums[columns / 2];
-#pragma unroll
-    for (int i = 0; i < columns / 2; i++) sums[i] = 0.0f;
-    consume<columns, false, false>(ring, at, tile.steps(), part, sums);
-    X *gradient = static_cast<X *>(p.gradient.data) + tile.expert * p.gradient.expert;
-#pragma unroll
-    for (int lower = 0; lower < 2; lower++) {
-      int32_t row = tile.m + lane.row + 8 * lower;
-      X *line = row < p.m ? gradient + row * p.gradient.row : nullptr;
-#pragma unroll
-      for (int first = 0; first < columns; first += 32) {
-        uint32_t values[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const float *v = sums + first / 2 + 4 * i + 2 * lower;
-          values[i] = pack(v[0], v[1]);
-        }
-        store_pairs(line, tile.n + first, p.n, values);
-      }
+    GradientTile tile(p, t, Tile::columns);
+    int32_t stages = hopper_stages(tile.rows);
+    if (Tile::ping_pong && others++ % 2 != 0) {
+      at.skip<Tile::stages>(stages);
+      continue;
     }
+    float low[Tile::sums], high[Tile::sums];
+    multiply_tile<Tile, false, false>(ring, at, stages, turn, false, low, high);
+    int32_t m = Tile::ping_pong ? tile.m : tile.m + part * HOPPER_HALF_ROWS;
+    write(p, tile.expert, m, tile.n, low);
+    write(p, tile.expert, Tile::ping_pong ? m + HOPPER_HALF_ROWS : m, Tile::ping_pong ? tile.n : tile.n + Tile::block,
+          high);
   }
 }
 
 }  // namespace
 
 GMOE_KERNEL(gmoe_experts_hopper_weight_gradient_256, ExpertsWeightGradientParams, HOPPER_THREADS) {
-  weight_gradient<256>(p);
+  weight_gradient<HopperWide>(p);
 }
 GMOE_KERNEL(gmoe_experts_hopper_weight_gradient_128, ExpertsWeightGradientParams, HOPPER_THREADS) {
-  weight_gradient<128>(p);
+  weight_gradient<HopperPingPong<128>>(p);
 }

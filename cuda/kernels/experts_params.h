@@ -41,6 +41,8 @@ typedef struct {
   int32_t halves;         /* a tile has gates in one half of its columns, their ups in the other */
   int32_t rows_vector;    /* 16 bytes of the rows can be copied at a time */
   int32_t weights_vector; /* and of the weights */
+  int32_t group;          /* on Hopper: row tiles that are visited for a column before the next; */
+  int32_t backwards;      /* and from the last tile to the first */
   int32_t reserved;
 } ExpertsProduct;
 
@@ -84,6 +86,7 @@ typedef struct {
   int32_t a_of_tokens, b_of_tokens; /* it has a row for each token, not for each row */
   int32_t a_vector, b_vector;
   int32_t m_tiles, n_tiles;
+  int32_t backwards, reserved; /* on Hopper: from the last expert to the first */
 } ExpertsWeightGradientParams;
 
 /* gradient[e] = the sum over the rows of e of source, times w if there are weights. */

@@ -19,8 +19,8 @@ struct TilePlace {
 /* Tile number t of row_tiles x column_tiles. Blocks that run at the same time take a group of
  * few row tiles and the columns one after another, so that both operands are read from the
  * L2 cache again before they leave it. */
-__host__ __device__ inline TilePlace tile_place(int64_t t, int32_t row_tiles, int32_t column_tiles) {
-  constexpr int32_t group_rows = 8;
+__host__ __device__ inline TilePlace tile_place(int64_t t, int32_t row_tiles, int32_t column_tiles,
+                                                int32_t group_rows = 8) {
   int64_t group = t / (static_cast<int64_t>(group_rows) * column_tiles);
   int32_t first = static_cast<int32_t>(group) * group_rows;
   int32_t rows = row_tiles - first < group_rows ? row_tiles - first : group_rows;

@@ -70,6 +70,27 @@ __device__ __forceinline__ void barrier_expect([[maybe_unused]] uint64_t *barrie
                   "r"(bytes) : "memory");
 }
 
+/* Which block of its cluster this is. */
+__device__ __forceinline__ uint32_t block_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+/* All threads of the cluster that have not ended: what each did before is there for all. */
+__device__ __forceinline__ void cluster_sync() {
+  GMOE_HOPPER_ASM("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" :: : "memory");
+}
+/* Arrives at the barrier at the same place in a block of the cluster, which may be this one. It says that
+ * products have read a stage, which they had when they were waited for; what this thread has written is not
+ * promised to the other block: a release to the cluster would wait for all that the epilogue wrote. */
+__device__ __forceinline__ void barrier_arrive_at([[maybe_unused]] uint64_t *barrier, [[maybe_unused]] uint32_t rank) {
+  GMOE_HOPPER_ASM(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(place_of(barrier)),
+      "r"(rank) : "memory");
+}
+
 /* Waits until the phase of that parity has ended. A wait for more than twenty seconds is a mistake of
  * ours: it ends the kernel with an error where it would hang the device. */
 __device__ __forceinline__ void barrier_wait([[maybe_unused]] uint64_t *barrier, [[maybe_unused]] uint32_t parity) {
@@ -104,6 +125,15 @@ __device__ __forceinline__ void load_box([[maybe_unused]] void *shared, [[maybe_
       "[%2];" ::"r"(place_of(shared)),
       "l"(&map), "r"(place_of(barrier)), "r"(x), "r"(y), "r"(z) : "memory");
 }
+/* The same for both blocks of a cluster of two, to the same places and barriers. */
+__device__ __forceinline__ void load_box_for_all([[maybe_unused]] void *shared, [[maybe_unused]] const HopperMap &map,
+                                                 [[maybe_unused]] uint64_t *barrier, [[maybe_unused]] int32_t x,
+                                                 [[maybe_unused]] int32_t y, [[maybe_unused]] int32_t z) {
+  GMOE_HOPPER_ASM(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(place_of(shared)),
+      "l"(&map), "r"(place_of(barrier)), "r"(x), "r"(y), "r"(z), "h"(static_cast<uint16_t>(3)) : "memory");
+}
 __device__ __forceinline__ void prefetch_map([[maybe_unused]] const HopperMap &map) {
   GMOE_HOPPER_ASM("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
@@ -115,6 +145,13 @@ __device__ __forceinline__ void products_commit() { GMOE_HOPPER_ASM("wgmma.commi
 template <int groups>
 __device__ __forceinline__ void products_wait() {
   GMOE_HOPPER_ASM("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory");
+}
+
+/* Keeps the compiler from reading sums before a wait that it cannot see has to do with them. */
+template <int n>
+__device__ __forceinline__ void settle(float (&sums)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; i++) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
 /* Gives registers of this warpgroup back, or takes them. */
@@ -146,14 +183,22 @@ __device__ __forceinline__ void registers_take() {
 
 /* d += a b^T for 64 rows, `columns` columns and 16 elements of the depth (PTX ISA, wgmma.m64nNk16). Warp
  * w of the warpgroup has rows 16 w to +15; with group = lane/4 and pair = lane%4,
- *   d[4 j + i] is row group + 8 (i/2), column 8 j + 2 pair + i%2. */
+ *   d[4 j + i] is row group + 8 (i/2), column 8 j + 2 pair + i%2;
+ * of 256 columns, the first 128 are in `low` and the others in `high`. */
 template <bool a_along, bool b_along>
-__device__ __forceinline__ void multiply([[maybe_unused]] float (&d)[128], [[maybe_unused]] uint64_t a,
-                                         [[maybe_unused]] uint64_t b) {
+__device__ __forceinline__ void multiply([[maybe_unused]] float (&low)[64], [[maybe_unused]] float (&high)[64],
+                                         [[maybe_unused]] uint64_t a, [[maybe_unused]] uint64_t b) {
   GMOE_HOPPER_ASM("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" GMOE_NAMES_32_0 "," GMOE_NAMES_32_1
-                  "," GMOE_NAMES_32_2 "," GMOE_NAMES_32_3 "}, %128, %129, 1, 1, 1, %130, %131;" : GMOE_SUMS_32(d, 0),
-                  GMOE_SUMS_32(d, 32), GMOE_SUMS_32(d, 64), GMOE_SUMS_32(d, 96) : "l"(a), "l"(b), "n"(!a_along),
+                  "," GMOE_NAMES_32_2 "," GMOE_NAMES_32_3 "}, %128, %129, 1, 1, 1, %130, %131;" : GMOE_SUMS_32(low, 0),
+                  GMOE_SUMS_32(low, 32), GMOE_SUMS_32(high, 0), GMOE_SUMS_32(high, 32) : "l"(a), "l"(b), "n"(!a_along),
                   "n"(!b_along));
+}
+template <bool a_along, bool b_along>
+__device__ __forceinline__ void multiply([[maybe_unused]] float (&d)[96], [[maybe_unused]] uint64_t a,
+                                         [[maybe_unused]] uint64_t b) {
+  GMOE_HOPPER_ASM("wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {" GMOE_NAMES_32_0 "," GMOE_NAMES_32_1
+                  "," GMOE_NAMES_32_2 "}, %96, %97, 1, 1, 1, %98, %99;" : GMOE_SUMS_32(d, 0),
+                  GMOE_SUMS_32(d, 32), GMOE_SUMS_32(d, 64) : "l"(a), "l"(b), "n"(!a_along), "n"(!b_along));
 }
 template <bool a_along, bool b_along>
 __device__ __forceinline__ void multiply([[maybe_unused]] float (&d)[64], [[maybe_unused]] uint64_t a,

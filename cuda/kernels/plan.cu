@@ -20,7 +20,7 @@ struct Counters {
 };
 
 struct Offsets {
-  int32_t row[PLAN_MAX_EXPERTS + 1], tile[PLAN_MAX_EXPERTS + 1];
+  int32_t row[PLAN_MAX_EXPERTS + 1], tile[PLAN_MAX_EXPERTS + 1], span[PLAN_MAX_EXPERTS + 1];
 };
 
 /* The expert of a pair; -1 when it is absent. */
@@ -31,7 +31,15 @@ __device__ int32_t expert_of(const PlanParams &p, int32_t pair) {
   return expert >= 0 && expert < p.experts ? static_cast<int32_t>(expert) : -1;
 }
 
-__device__ int32_t tiles_of(int32_t rows) { return (rows + PLAN_TILE_ROWS - 1) / PLAN_TILE_ROWS; }
+__device__ int32_t pieces_of(int32_t rows, int32_t each) { return (rows + each - 1) / each; }
+
+/* For all threads of a block: the rows of an expert, cut into pieces. */
+__device__ void cut(PlanTile *pieces, int32_t expert, int32_t first, int32_t end, int32_t each) {
+  for (int32_t i = threadIdx.x; i < pieces_of(end - first, each); i += blockDim.x) {
+    int32_t start = first + i * each;
+    pieces[i] = {expert, start, min(start + each, end)};
+  }
+}
 
 }  // namespace
 
@@ -68,18 +76,20 @@ GMOE_KERNEL(gmoe_plan_scatter, PlanParams, 32 * PLAN_WARPS) {
   /* Every block finds the offsets for itself: they are few, and a launch costs more. */
   Offsets &offsets = shared_memory<Offsets>();
   if (warp_index() == 0) exclusive_sums(offsets.row, p.experts, [&](int32_t e) { return p.totals[e]; });
-  if (warp_index() == 1) exclusive_sums(offsets.tile, p.experts, [&](int32_t e) { return tiles_of(p.totals[e]); });
+  if (warp_index() == 1)
+    exclusive_sums(offsets.tile, p.experts, [&](int32_t e) { return pieces_of(p.totals[e], PLAN_TILE_ROWS); });
+  if (warp_index() == 2)
+    exclusive_sums(offsets.span, p.experts, [&](int32_t e) { return pieces_of(p.totals[e], PLAN_SPAN_ROWS); });
   __syncthreads();
   if (blockIdx.x == 0) {
     for (int32_t e = threadIdx.x; e <= p.experts; e += 32 * PLAN_WARPS) p.offset[e] = offsets.row[e];
     if (threadIdx.x == 0) *p.tile_count = offsets.tile[p.experts];
+    if (threadIdx.x == 0 && p.spans != nullptr) *p.span_count = offsets.span[p.experts];
   }
   for (int32_t e = blockIdx.x; e < p.experts; e += gridDim.x) {
-    int32_t end = offsets.row[e + 1], tiles = offsets.tile[e + 1] - offsets.tile[e];
-    for (int32_t i = threadIdx.x; i < tiles; i += 32 * PLAN_WARPS) {
-      int32_t first = offsets.row[e] + i * PLAN_TILE_ROWS;
-      p.tiles[offsets.tile[e] + i] = {e, first, min(first + PLAN_TILE_ROWS, end)};
-    }
+    int32_t first = offsets.row[e], end = offsets.row[e + 1];
+    cut(p.tiles + offsets.tile[e], e, first, end, PLAN_TILE_ROWS);
+    if (p.spans != nullptr) cut(p.spans + offsets.span[e], e, first, end, PLAN_SPAN_ROWS);
   }
 
   int32_t *next = shared_memory<Counters>().of[warp_index()];

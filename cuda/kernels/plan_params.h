@@ -7,6 +7,7 @@
 enum {
   PLAN_MAX_EXPERTS = 512,
   PLAN_TILE_ROWS = 128, /* most rows of a tile */
+  PLAN_SPAN_ROWS = 256, /* and of a span, which two blocks of a cluster multiply */
   PLAN_WARPS = 8        /* of a block of count, scan and scatter */
 };
 
@@ -34,6 +35,8 @@ typedef struct {
   int32_t *pair_row;   /* [T*K]: the row of a pair; -1 when its expert is absent */
   PlanTile *tiles;     /* sorted by row */
   int32_t *tile_count; /* [1] */
+  PlanTile *spans;     /* the rows once more, cut into spans; or none */
+  int32_t *span_count; /* [1] */
 } PlanParams;
 
 #endif

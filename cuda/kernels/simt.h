@@ -5,6 +5,7 @@
  * that C++ cannot say on both sides have one name here and two definitions.
  *
  *   GMOE_KERNEL(name, Params, threads) { ... p ... }   a kernel with its one parameter, p
+ *   GMOE_CLUSTER_KERNEL(name, Params, threads, blocks) the same in clusters of blocks, on Hopper
  *   shared_memory<T>()          one T for the block; a second call with the same T gives the same T
  *   dynamic_shared_memory<T>()  the bytes that the launch asked for
  *   mma_bf16, load_matrix, copy_async                  the tensor core and what feeds it
@@ -21,6 +22,13 @@
 
 #define GMOE_KERNEL(name, Params, threads) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define GMOE_CLUSTER_KERNEL(name, Params, threads, blocks)                             \
+  extern "C" __global__ void __launch_bounds__(threads) __cluster_dims__(blocks, 1, 1) \
+      name(const __grid_constant__ Params p)
+#else
+#define GMOE_CLUSTER_KERNEL(name, Params, threads, blocks) GMOE_KERNEL(name, Params, threads)
+#endif
 
 template <class T>
 __device__ __forceinline__ T &shared_memory() {

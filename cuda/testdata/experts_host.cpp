@@ -28,8 +28,8 @@ void count_copies(int32_t *elements, int32_t *places) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT void host_tile_place(int64_t t, int32_t row_tiles, int32_t column_tiles, int32_t *place) {
-  TilePlace p = tile_place(t, row_tiles, column_tiles);
+EXPORT void host_tile_place(int64_t t, int32_t row_tiles, int32_t column_tiles, int32_t group, int32_t *place) {
+  TilePlace p = tile_place(t, row_tiles, column_tiles, group);
   place[0] = p.row, place[1] = p.column;
 }
 
