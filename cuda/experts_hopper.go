@@ -45,8 +45,7 @@ var (
 
 // parseChoice is the text of a variable that has these values, of which the first is the default.
 func parseChoice(variable, text string, values ...string) (string, error) {
-	switch text {
-	case "":
+	if text == "" {
 		return values[0], nil
 	}
 	if slices.Contains(values, text) {

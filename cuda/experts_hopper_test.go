@@ -18,8 +18,6 @@ func withKernels(t testing.TB, choice string) {
 	t.Cleanup(func() { expertKernels = before })
 }
 
-func withHopper(t testing.TB) { withKernels(t, hopperKernels) }
-
 // requireHopper fails when a product has the portable kernel.
 func requireHopper(t testing.TB, c trial) {
 	forward, backward, o := c.tensors(t, c.pose())
