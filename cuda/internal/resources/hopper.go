@@ -19,7 +19,7 @@ const (
 	denseFlops         = 780e12
 	copyBytes          = 4.3e12
 	flopsPerClock      = 4096 // of a multiprocessor
-	cacheBytes         = 7e12 // from the L2 cache a second: assumed, from products without multicast elsewhere
+	tilesCacheBytes    = 7e12 // from the L2 cache a second: assumed, from products without multicast elsewhere
 	l2Bytes            = 50 << 20
 )
 
@@ -113,7 +113,7 @@ func (p product) predict(experts int, kernels []kernel) prediction {
 	if p.name != hopper.WeightGradient && p.rows > hopper.Rows {
 		weights /= hopper.Cluster // each block of a cluster fetches half of them
 	}
-	cache := float64((hopper.Rows+weights)*2*hopper.Depth*stages) * multiProcessors / cacheBytes
+	cache := float64((hopper.Rows+weights)*2*hopper.Depth*stages) * multiProcessors / tilesCacheBytes
 	memory := (p.rowBytes + p.weightsBytes) / copyBytes
 	tile := max(products, cache)
 	r.seconds, r.bound = max(turns*tile, memory), "products"
@@ -172,7 +172,7 @@ plan, the combination and launches are not in it. Predictions, not measurements.
 
 | H / I / E / k, T | product | columns | tiles | bound by | TFLOP/s | with the epilogue | of dense |
 | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |
-`, multiProcessors, denseFlops/1e12, cacheBytes/1e12, copyBytes/1e12)
+`, multiProcessors, denseFlops/1e12, tilesCacheBytes/1e12, copyBytes/1e12)
 	for _, s := range shapes {
 		useful, seconds, withEpilogue := 0.0, 0.0, 0.0
 		for i, p := range s.products() {
