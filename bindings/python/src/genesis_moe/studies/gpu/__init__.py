@@ -13,6 +13,7 @@ that fails, hangs or loses the device does not hide the others:
 ``sanitizer``     compute-sanitizer's memcheck, racecheck and synccheck over small shapes
 ``hopper``        the experts again with ``GENESIS_MOE_EXPERT_KERNELS=hopper``, and which kernels ran
 ``hopper_benchmark``  the benchmark again with them
+``hopper_plain``  only when it is asked for: the same with ``GENESIS_MOE_EXPERT_ORDER=plain``
 ``energy``        only when it is asked for (``make gpu-energy``): the counter's updates, a minute idle and one
                   under load by the counter and by the integral of power, J/token of a layer, and a trace
 ==============  ================================================================================
