@@ -32,17 +32,15 @@ func TestLedgerAgreesWithTheCPU(t *testing.T) {
 		for _, w := range []core.Workspace{planned, counted} {
 			clear(unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&w.Base))), 512*24))
 		}
-		size, err := expertsForwardWorkspace(emulatedDevice, forward)
-		require.NoError(t, err)
-		forward.Workspace = workspace(t, size)
-		call, err := forwardCall(emulatedDevice, forward)
-		require.NoError(t, err)
-		emulate(t, call.plan.launches(), 3)
+		var size arena
+		newPlan(&size, forward.TopKIndex, c.e)
+		dispatch := newPlan(&arena{base: workspace(t, size.used).Base}, forward.TopKIndex, c.e)
+		emulate(t, dispatch.launches(), 3)
 		for range 2 {
-			addUp(t, planned.Base, forward.WorkRate(), forward.TopKIndex, c.e, call.plan)
+			addUp(t, planned.Base, forward.WorkRate(), forward.TopKIndex, c.e, dispatch)
 			addUp(t, counted.Base, forward.WorkRate(), forward.TopKIndex, c.e, nil)
 		}
-		addUp(t, planned.Base, backward.WorkRate(), backward.TopKIndex, c.e, call.plan)
+		addUp(t, planned.Base, backward.WorkRate(), backward.TopKIndex, c.e, dispatch)
 		addUp(t, counted.Base, backward.WorkRate(), backward.TopKIndex, c.e, nil)
 
 		want := cpuWork(t, c, forward, backward)
