@@ -108,9 +108,14 @@ def test_a_record_is_continued_without_its_runs(study, corpus, tmp_path, monkeyp
     assert [(row.seeds, row.difference and row.difference.pairs) for row in table.values()] == [
         (3, None), (2, 2), (2, 2), (3, 3),
     ]  # fmt: skip
-    # The mean losses are over the seeds of all arms.
+    # The mean losses are over the seeds that most arms have; an arm that lacks one says so.
     assert {name: row.loss for name, row in table.items()} == {row.name: row.loss for row in rows(record)}
-    assert "seeds 0, 1, which every arm has" in text_table(found)
+    assert "is the mean over seeds 0, 1; differences" in text_table(found)
+    found["runs"] = [run for run in found["runs"] if (run["arm"], run["seed"]) != ("mixtral-lowered", 0)]
+    table = {row.name: row for row in rows(found)}
+    assert [name for name, row in table.items() if row.loss_of_own_seeds] == ["mixtral-lowered"]
+    assert f"{table['mixtral-lowered'].loss:.4f}*" in text_table(found)
+    assert "or where there is a * over the seeds that the arm has" in text_table(found)
 
 
 def test_a_record_of_another_text_is_not_overwritten(study, corpus, tmp_path):

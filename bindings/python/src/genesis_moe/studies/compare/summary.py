@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,14 @@ END_POINTS = 5  # points of a curve that count as the end of the run
 @dataclass(frozen=True)
 class Row:
     """One arm. Relative values are means over the seeds that the baseline has too; loss is over
-    those that every arm has, if there are any."""
+    those that most arms have, or else over its own, which is then said."""
 
     name: str
     label: str
     seeds: int
     experts_per_token: float | None
     loss: float
+    loss_of_own_seeds: bool  # not to be compared with other arms' but by the difference
     difference: Difference | None  # to the baseline, nats per byte; None for the baseline
     flops: float  # expert FLOPs over the run
     relative_flops: float | None
@@ -54,7 +56,7 @@ def rows(record: dict[str, Any]) -> list[Row]:
     for run in record["runs"]:
         if run["done"]:
             finished.setdefault(run["arm"], {})[run["seed"]] = run
-    shared = _of_every_arm(finished)
+    shared = _of_most_arms(finished)
     return [
         _row(record, arm, finished[arm["name"]], finished.get(record["baseline"], {}), shared)
         for arm in record["arms"]
@@ -62,9 +64,10 @@ def rows(record: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _of_every_arm(finished: dict[str, dict[int, dict[str, Any]]]) -> set[int]:
-    """The seeds with which every arm is finished: their mean losses can be compared."""
-    return set.intersection(*(set(runs) for runs in finished.values())) if finished else set()
+def _of_most_arms(finished: dict[str, dict[int, dict[str, Any]]]) -> set[int]:
+    """The seeds with which more than half of the arms are finished: their mean losses can be compared."""
+    count = Counter(seed for runs in finished.values() for seed in runs)
+    return {seed for seed, arms in count.items() if 2 * arms > len(finished)}
 
 
 def _row(
@@ -97,7 +100,8 @@ def _row(
         label=arm["label"],
         seeds=len(runs),
         experts_per_token=mean(lambda run: run["held_out"]["experts_per_token"]),
-        loss=statistics.fmean(_loss(runs[seed]) for seed in shared or runs),
+        loss=statistics.fmean(_loss(runs[seed]) for seed in (shared if shared <= runs.keys() else runs)),
+        loss_of_own_seeds=not shared <= runs.keys(),
         difference=difference,
         flops=flops,
         relative_flops=relative(lambda run: run["expert_flops"]),
@@ -173,7 +177,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.label,
         str(row.seeds),
         _number(row.experts_per_token, ".2f"),
-        f"{row.loss:.4f}",
+        f"{row.loss:.4f}{'*' * row.loss_of_own_seeds}",
         difference,
         row.verdict,
         _number(row.relative_flops, ".2f", "x"),
@@ -224,10 +228,13 @@ def _shared_words(record: dict[str, Any]) -> str:
     for run in record["runs"]:
         if run["done"]:
             finished.setdefault(run["arm"], {})[run["seed"]] = run
-    seeds = sorted(_of_every_arm(finished))
+    seeds = sorted(_of_most_arms(finished))
     if not seeds:
-        return "an arm's own seeds, as no seed is finished in every arm"
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, which every arm has"
+        return "an arm's own seeds, as most arms have none in common"
+    words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    if all(set(seeds) <= runs.keys() for runs in finished.values()):
+        return words
+    return f"{words}, or where there is a * over the seeds that the arm has"
 
 
 def notes(record: dict[str, Any]) -> list[str]:
