@@ -93,6 +93,7 @@ def test_growing_arm_begins_with_half_and_splits(corpus, settings, tmp_path):
     assert any("split of slot" in event for layer in result["growth"] for event in layer["events"])
     # Both of two clans have every token: the two that are closed would make it 1.
     assert result["balance_at_end"]["max_violation_running"] == [0.0, 0.0]
+    assert result["balance_at_end"]["dead_share"] == 0
     assert result["held_out"]["experts_per_token"] == 2.0
 
 

@@ -244,11 +244,15 @@ class Run:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
 
     def _violations(self, counts: np.ndarray) -> list[float]:
-        """MaxVio by layer, over what its router may choose: a clan that is closed has no load to miss."""
+        """MaxVio by layer."""
+        return [max_violation(load) for load in self._open(counts)]
+
+    def _open(self, counts: np.ndarray) -> list[np.ndarray]:
+        """Loads by layer of what its router may choose: a clan that is closed has none to miss."""
         found = []
         for layer, load in zip(self._mixtures, counts, strict=True):
             price = layer.router.price if layer.clans is not None else None
-            found.append(max_violation(load if price is None else load[~torch.isposinf(price).numpy()]))
+            found.append(load if price is None else load[~torch.isposinf(price).numpy()])
         return found
 
     @property
@@ -316,7 +320,7 @@ class Run:
                 "steps": len(self.recent),
                 "max_violation_running": self._violations(recent),
                 "max_violation_batch": float(np.mean(curves["max_violation"][-RECENT:])),
-                "dead_share": float((recent == 0).mean()),
+                "dead_share": float((np.concatenate(self._open(recent)) == 0).mean()),
             }
             result["routers"] = _reports(self.model)
         if grown := [report.mitosis for report in gm.report(self.model).values() if report.mitosis]:
