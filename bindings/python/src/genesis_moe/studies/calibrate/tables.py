@@ -135,8 +135,12 @@ def _target(record: dict[str, Any], active: float, target: tuple[str, float]) ->
         return f"- Target at {what}: not run."
     worst = max(run["quality"]["ratio"] for run in runs)
     oracle = _groups(record).get((active, "oracle"), [])
+    counted = max(run["quality"]["active"] for run in runs)
     beside = f"; the oracle of the same granularity {oracle[0]['quality']['ratio']:.3f}" if oracle else ""
-    return f"- Target at {what}; {'met' if worst <= most else 'missed'} ({worst:.3f}, worst seed{beside})."
+    return (
+        f"- Target at {what}; {'met' if worst <= most else 'missed'} ({worst:.3f}, worst seed; "
+        f"up to {counted:.1%} counted on held-out text{beside})."
+    )
 
 
 def _cell(text: str) -> str:
