@@ -47,7 +47,7 @@ def calibrate(
     profile: Profile | None = None,
     **options: Any,
 ) -> CalibrationReport:
-    """Turns the gated MLPs of a dense model into shared and routed experts, in place; no training.
+    """Turns the gated MLPs of a dense model into shared and routed experts, in place; trains with distill_minutes only.
 
     model: a transformers model of the Llama family (LLaMA, Mistral, Qwen2, Qwen3, SmolLM2, Gemma) on the CPU,
     in float32 or bfloat16; dequantised when it comes from GGUF. texts: documents, some

@@ -67,6 +67,7 @@ class _Lane:
         self._bias = None if shape.shared_size else module.bias.detach()[None]
         scalars = experts_scalars(shape.activation, True, False, 1.702, 7.0, 0)
         one = torch.ones(1, 1)
+        values: tuple[Any, ...]
         if shape.shared_size:
             values = (
                 x, torch.zeros(1, 1, dtype=torch.int64), one, module.shared_gate_up_proj.detach(), None,

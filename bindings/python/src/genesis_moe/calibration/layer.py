@@ -112,18 +112,18 @@ class SparseMLP(nn.Module):
         tokens = hidden_states.reshape(-1, self.shape.hidden_size)
         if decode.possible(self, tokens):
             return decode.run(self, tokens).reshape(hidden_states.shape)
-        bias: Any = self.bias
-        output: Tensor = bias.to(tokens.dtype)
+        own: Any = self  # its parameters by name
+        output: Tensor = own.bias.to(tokens.dtype)
         activation = self.shape.activation
-        if self.shared_gate_up_proj is not None:
+        if own.shared_gate_up_proj is not None:
             index = torch.zeros(tokens.shape[0], 1, dtype=torch.int64, device=tokens.device)
             weights = torch.ones(tokens.shape[0], 1, device=tokens.device)
             output = output + functional.experts(
                 tokens,
                 index,
                 weights,
-                self.shared_gate_up_proj,
-                self.shared_down_proj.transpose(1, 2),
+                own.shared_gate_up_proj,
+                own.shared_down_proj.transpose(1, 2),
                 activation=activation,
             )
         if self.router is not None:
@@ -132,8 +132,8 @@ class SparseMLP(nn.Module):
                 tokens,
                 routing.index,
                 torch.ones_like(routing.weights),
-                self.gate_up_proj,
-                self.down_proj.transpose(1, 2),
+                own.gate_up_proj,
+                own.down_proj.transpose(1, 2),
                 activation=activation,
                 layer=self.layer_number,
             )

@@ -89,7 +89,8 @@ def _mlp_inputs(model: Any, ids: Tensor) -> list[tuple[Any, Tensor]]:
     def keep(module: Any, arguments: tuple[Any, ...]) -> None:
         found.append((module, arguments[0].clone()))
 
-    hooks = [layer.mlp.register_forward_pre_hook(keep) for layer in decoder_layers(model)]
+    layers: Any = decoder_layers(model)
+    hooks = [layer.mlp.register_forward_pre_hook(keep) for layer in layers]
     try:
         model(ids, use_cache=False)
     finally:
