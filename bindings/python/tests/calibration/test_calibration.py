@@ -456,3 +456,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(arguments)
     assert "exists; want a new folder" in capsys.readouterr().err
+
+
+def test_the_router_is_fitted_where_one_direction_is_far_longer_than_the_others() -> None:
+    """As in real models, whose residual stream has a few directions of huge size; enough work for bfloat16."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 512, generator=draw) * torch.logspace(3, -2, 512)
+    target = x @ torch.randn(512, 8, generator=draw) + x[:, -8:] * 100
+    router = _ridge(x, target, 8, 2.0)
+    assert bool(torch.isfinite(router.logits(x)).all())
+    assert abs(float((router.logits(x) >= router.threshold).sum(1).float().mean()) - 2.0) < 0.05

@@ -238,9 +238,17 @@ def _ridge(x: Tensor, target: Tensor, dimension: int, wanted: float) -> _RidgeRo
     """Reduced-rank ridge regression of target [T, E] on x, and the threshold for so many experts a token."""
     mean_x, mean = x.mean(0), target.mean(0)
     a = x - mean_x
-    gram = moment(a, torch.ones(a.shape[0], dtype=a.dtype), a)
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-12)
-    slopes = torch.cholesky_solve(a.T @ (target - mean), torch.linalg.cholesky(gram))  # [H, E]
+    # In full precision: some directions of x are so long that rounding them hides the short ones.
+    gram = a.T @ a
+    right, unit = a.T @ (target - mean), gram.diagonal().mean()
+    for power in range(6):
+        regular = gram + torch.eye(len(gram), dtype=gram.dtype) * (RIDGE * 10**power * unit + 1e-12)
+        factor, failed = torch.linalg.cholesky_ex(regular)
+        if int(failed) == 0:
+            break
+    else:
+        raise InvalidArgumentError("model: a layer's activations are too large for its router to be fitted")
+    slopes = torch.cholesky_solve(right, factor)  # [H, E]
     fitted = a @ slopes
     rank = min(dimension, target.shape[1])
     vectors = torch.linalg.eigh(fitted.T @ fitted).eigenvectors[:, -rank:]
