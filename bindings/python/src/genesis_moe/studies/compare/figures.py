@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; the marker d
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -222,20 +223,27 @@ def _bars(record: dict[str, Any]) -> Figure | None:
         strict=True,
     ):
         places = np.arange(len(table))
-        axes.barh(places, values, color=[_family(row.name)[0] for row in table], alpha=0.85, height=0.7)
+        axes.barh(
+            places,
+            np.nan_to_num(values),
+            color=[_family(row.name)[0] for row in table],
+            alpha=0.85,
+            height=0.7,
+        )
         axes.set_yticks(places, [row.label for row in table])
         axes.set_title(title, fontsize=11, loc="left")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         for place, value in zip(places, values, strict=True):
-            axes.text(value, place, " " + form.format(value), va="center", fontsize=9)
+            text = "not timed" if math.isnan(value) else form.format(value)
+            axes.text(np.nan_to_num(value), place, " " + text, va="center", fontsize=9)
     # Bars of losses start where differences can be seen; the axis says so.
     low, high = min(losses), max(losses)
     margin = max(high - low, 0.01)
     panels[0].set_xlim(low - margin, high + 0.45 * margin)
     panels[0].set_xlabel("axis does not start at 0", fontsize=9, color="#555555")
     for axes, values in zip(panels[1:], (work, seconds), strict=True):
-        axes.set_xlim(0, 1.2 * max(values))
+        axes.set_xlim(0, 1.2 * float(np.nanmax(values)))
     figure.tight_layout()
     return figure
 
@@ -320,8 +328,9 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _expert_milliseconds(record: dict[str, Any], name: str) -> float:
-    if record.get("timing") and name in record["timing"]["arms"]:
-        return 1e3 * float(record["timing"]["arms"][name]["expert_seconds"])
+    """NaN for an arm that --timing-only, where it has been run, did not time: the clock of a run is no match."""
+    if timing := record.get("timing"):
+        return 1e3 * float(timing["arms"].get(name, {}).get("expert_seconds", math.nan))
     seconds: float = statistics.median(
         run["seconds_at_end"]["experts"] for run in record["runs"] if run["arm"] == name and run["done"]
     )
