@@ -33,8 +33,8 @@ func TestLedgerAgreesWithTheCPU(t *testing.T) {
 			clear(unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&w.Base))), 512*24))
 		}
 		var size arena
-		newPlan(&size, forward.TopKIndex, c.e)
-		dispatch := newPlan(&arena{base: workspace(t, size.used).Base}, forward.TopKIndex, c.e)
+		newPlan(&size, forward.TopKIndex, c.e, c.k%2 == 0)
+		dispatch := newPlan(&arena{base: workspace(t, size.used).Base}, forward.TopKIndex, c.e, c.k%2 == 0)
 		emulate(t, dispatch.launches(), 3)
 		for range 2 {
 			addUp(t, planned.Base, forward.WorkRate(), forward.TopKIndex, c.e, dispatch)
