@@ -65,6 +65,7 @@ def page(record: dict[str, Any]) -> str:
         "",
         "The oracle and the representative router run all experts to choose; `counted` leaves that out. "
         "They have the same number of experts for every token, ours has not.",
+        *_minutes(record),
         "",
         *[_target(record, active, target) for active, target in TARGETS],
         "",
@@ -82,6 +83,14 @@ def page(record: dict[str, Any]) -> str:
     lines += _speed(record)
     lines += ["", "Not run: larger models, and the arms and seeds that the table does not list."]
     return "\n".join(lines) + "\n"
+
+
+def _minutes(record: dict[str, Any]) -> list[str]:
+    found = sorted(
+        {run["key"]["distill_minutes"] for run in record["runs"] if "distill_minutes" in run["key"]}
+    )
+    minutes = ", ".join(f"{one:g}" for one in found)
+    return [f"Distilled arms had {minutes} minutes of processor time over threads."] if found else []
 
 
 def _questions(quality: dict[str, Any]) -> int:
