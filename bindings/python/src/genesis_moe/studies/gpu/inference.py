@@ -47,7 +47,8 @@ def check(case: Experts, dtype: torch.dtype) -> dict[str, Any]:
     with torch.no_grad():
         output = functional.experts(**inputs, **case.options)
         again = functional.experts(**inputs, **case.options)
-        want = functional.experts(**{n: wide(t) for n, t in inputs.items()}, **case.options)
+        reference: dict[str, Any] = {name: wide(tensor) for name, tensor in inputs.items()}
+        want = functional.experts(**reference, **case.options)
     found = differences({"output": output}, {"output": want})
     same = torch.equal(output, again)
     passed = same and found["output"] <= TOLERANCE[dtype]
