@@ -86,7 +86,8 @@ def test_a_record_is_continued_without_its_runs(study, corpus, tmp_path, monkeyp
     for run in earlier["runs"]:
         del run["environment"]  # as in records of before runs had one
     corpus.save(tmp_path / "corpus.npz")
-    timing = {"arms": {}, "rounds": 1, "seed": 0, "threads": 3, "environment": record["environment"]}
+    timing = {"arms": {}, "rounds": 1, "seed": 0, "threads": 3, "load_average": 0.5}
+    timing["environment"] = record["environment"]
     write_json(tmp_path / "compare.json", {**earlier, "timing": timing})
     trained, train_step = [], Run._train_step
 

@@ -63,8 +63,8 @@ def page(record: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "The oracle and the representative router run all experts to choose; `counted` leaves that out. "
-        "They have the same number of experts for every token, ours has not.",
+        "A router that runs all experts to choose (oracle, representative) is counted without that work. It has the "
+        "same number of experts for every token, ours has not.",
         *_minutes(record),
         "",
         *[_target(record, active, target) for active, target in TARGETS],
@@ -81,8 +81,23 @@ def page(record: dict[str, Any]) -> str:
         for one, other in zip(run["samples"]["dense"], run["samples"]["sparse"], strict=True):
             lines.append(f"| {_cell(one)} | {_cell(other)} |")
     lines += _speed(record)
-    lines += ["", "Not run: larger models, and the arms and seeds that the table does not list."]
+    lines += [
+        "",
+        "Not run: larger models, and the arms and seeds that the table does not list.",
+        *_provenance(record),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _provenance(record: dict[str, Any]) -> list[str]:
+    changed = sum(bool(run["commit"]["changed"]) for run in record["runs"])
+    hashes = ", ".join(sorted({run["commit"]["hash"][:7] for run in record["runs"]}))
+    if not changed:
+        return []
+    return [
+        "",
+        f"Ran at {hashes}; {changed} of {len(record['runs'])} runs from a tree with uncommitted changes.",
+    ]
 
 
 def _minutes(record: dict[str, Any]) -> list[str]:
@@ -123,7 +138,8 @@ def _speed(record: dict[str, Any]) -> list[str]:
     lines = [
         "", "## Tokens per second", "",
         f"Dense and sparse in turn, {found['rounds']} rounds, {found['threads']} threads, float32; the ratio is the "
-        "median within a round.", "",
+        "median of the ratios within a round. Where it differs much from the quotient of the two medians beside it, "
+        "the machine was too busy to say.", "",
         "| active, counted | what | dense, tokens/s | sparse, tokens/s | sparse / dense | MLPs alone |",
         "|--:|---|--:|--:|--:|--:|",
     ]  # fmt: skip
@@ -145,7 +161,8 @@ def _target(record: dict[str, Any], active: float, target: tuple[str, float]) ->
     worst = max(run["quality"]["ratio"] for run in runs)
     oracle = _groups(record).get((active, "oracle"), [])
     counted = max(run["quality"]["active"] for run in runs)
-    beside = f"; the oracle of the same granularity {oracle[0]['quality']['ratio']:.3f}" if oracle else ""
+    compared = oracle and "distilled" not in arm  # the oracle's experts were not distilled
+    beside = f"; the oracle of the same granularity {oracle[0]['quality']['ratio']:.3f}" if compared else ""
     return (
         f"- Target at {what}; {'met' if worst <= most else 'missed'} ({worst:.3f}, worst seed; "
         f"up to {counted:.1%} counted on held-out text{beside})."

@@ -237,6 +237,14 @@ def _shared_words(record: dict[str, Any]) -> str:
     return f"{words}, or where there is a * over the seeds that the arm has"
 
 
+def _widest(timing: dict[str, Any]) -> float:
+    spans = (
+        (arm["relative_expert_spread"][1] - arm["relative_expert_spread"][0]) / arm["relative_expert_seconds"]
+        for arm in timing["arms"].values()
+    )
+    return float(max(spans, default=0.0))
+
+
 def notes(record: dict[str, Any]) -> list[str]:
     """What a reader must know to read the table rightly."""
     settings = record["settings"]
@@ -254,7 +262,9 @@ def notes(record: dict[str, Any]) -> list[str]:
     if timing := record.get("timing"):
         found.append(
             f"Expert time: models of seed {timing['seed']} in turn, {timing['rounds']} rounds, {timing['threads']} "
-            f"threads of {timing['environment']['machine']['processor']}; median of the ratios within a round."
+            f"threads of {timing['environment']['machine']['processor']}; median of the ratios within a round, at a "
+            f"load average of {timing['load_average']:.0f}; the middle half of an arm's ratios spans up to "
+            f"{_widest(timing):.0%} of their median."
         )
     else:
         found.append(
