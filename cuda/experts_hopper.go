@@ -194,7 +194,7 @@ func (c *expertsCall) launchWeightGradient(p *expertsWeightGradientParams) {
 		of.gradient = of.gradient.transposed()
 	}
 	g := of.gradient
-	if c.hopper && c.pairs > 0 && of.m%8 == 0 && of.n%8 == 0 && of.aVector != 0 && of.bVector != 0 && of.a.row >= 0 && of.b.row >= 0 &&
+	if c.hopper && c.pairs > 0 && c.experts > 0 && of.m%8 == 0 && of.n%8 == 0 && of.aVector != 0 && of.bVector != 0 && of.a.row >= 0 && of.b.row >= 0 &&
 		c.vector(g.data, g.column, g.row, g.expert) {
 		columns := hopperColumns(hopper.WeightGradient, int(of.n), c.pairs/c.experts) // the depth on average
 		_, of.backwards = c.visit(0, 0)

@@ -9,7 +9,8 @@ import (
 
 // session runs operations on one device. An operation is a list of kernel launches,
 // which pure functions of the arguments make; nothing waits and nothing is allocated on
-// the device, except that a report waits for its numbers.
+// the device, except that a report and the work of experts wait for their numbers, and that the first
+// call of a layer whose work is counted makes its sums and waits for its stream.
 type session struct {
 	device *driver.Device
 	ledger ledger

@@ -72,8 +72,10 @@ __device__ __forceinline__ void barrier_expect([[maybe_unused]] uint64_t *barrie
 
 /* Which block of its cluster this is. */
 __device__ __forceinline__ uint32_t block_rank() {
-  uint32_t rank;
+  uint32_t rank = 0;
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
   return rank;
 }
 /* All threads of the cluster that have not ended: what each did before is there for all. */

@@ -27,5 +27,5 @@ positions = torch.arange(32).expand(4, -1)
 mask = torch.ones(32, 32, dtype=torch.bool).triu(1)[None, None]
 model(tokens, positions, mask, labels=tokens.roll(-1, 1)).mean().backward()
 optimizer.step()
-gm.step(model, process_group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+gm.step(model, process_group=parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True))
 print("prices", model.decoder.layers[0].mlp.router.price.tolist())

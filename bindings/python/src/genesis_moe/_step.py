@@ -91,6 +91,17 @@ def _sum_over_ranks(tensors: list[Tensor], groups: list[Any]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def _gather_no_longer(model: nn.Module) -> None:
+    """FSDP2 keeps what a forward has gathered until a backward, and none follows: a split would not reach it."""
+    if not distributed.is_available():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _evaluation(model: nn.Module, held_out: Callable[[], float], groups: list[Any]) -> Callable[[], float]:
     """held_out in eval mode, its mean over ranks."""
 
@@ -102,6 +113,7 @@ def _evaluation(model: nn.Module, held_out: Callable[[], float], groups: list[An
         finally:
             for module in training:
                 module.training = True
+            _gather_no_longer(model)
         total = torch.tensor([loss, 1.0], dtype=torch.float64)
         _sum_over_ranks([total], groups)
         return float(total[0] / total[1])

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 import genesis_moe as gm
 from distributed.training import batch_of, mine_of, model_of
 from genesis_moe.distributed import shard_experts
+from genesis_moe.distributed.groups import ROLL_CALL_SECONDS
 
 STALL_TIMEOUT_SECONDS = 8.0
 
@@ -105,5 +106,6 @@ def stalled(in_the_layer: bool) -> tuple[str, float]:
     said = message_of(lambda: model(x) if in_the_layer else gm.step(model, process_group=group))
     seconds = time.monotonic() - began
     if dist.get_rank() == 0:
+        time.sleep(ROLL_CALL_SECONDS)  # the others may have begun theirs later
         os.kill(processes[-1], signal.SIGCONT)  # after every other rank has waited as long
     return said, seconds

@@ -40,7 +40,11 @@ def launched(*arguments: str | Path, folder: Path) -> tuple[str, str]:
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()  # the workers have sessions of their own: torchrun ends them
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, errors[-6000:]
     return output, errors
 

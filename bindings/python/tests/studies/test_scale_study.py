@@ -155,9 +155,9 @@ def test_the_fit_recovers_alpha_and_beta() -> None:
 
 
 def test_exchanges_are_measured() -> None:
-    small, large = gloo.measure([gloo.even(1, 2), gloo.even(4096, 2)], 2, rounds=3)
+    small, large = gloo.measure([gloo.even(1, 2), gloo.even(4096, 2)], 2, rounds=15)
     assert 0 < small["q25"] <= small["median"] <= small["q75"]
-    assert large["median"] > small["median"]
+    assert large["q25"] > small["q25"]  # the medians have what else the machine does
 
 
 def test_the_command_writes_a_record_that_its_table_comes_from(

@@ -93,20 +93,20 @@ def calibrate(
                 folder = Work(work, "" if work is None else key_of(asdict(chosen), ids, model))
                 layers = _layers(model, found, ids, chosen, folder, progress, profile)
                 seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - begun_cpu
-                distillation = None
-                if chosen.distill_minutes:
-                    modules = [layer.module for layer in layers]
-                    more = cut(texts, tokenizer, DISTILL_TOKENS, chosen.length, chosen.seed)
-                    distillation = distill(
-                        model,
-                        found,
-                        modules,
-                        more,
-                        chosen.distill_minutes,
-                        chosen.distill_rate,
-                        folder,
-                        progress,
-                    )
+            distillation = None
+            if chosen.distill_minutes:
+                modules = [layer.module for layer in layers]
+                more = cut(texts, tokenizer, DISTILL_TOKENS, chosen.length, chosen.seed)
+                distillation = distill(
+                    model,
+                    found,
+                    modules,
+                    more,
+                    chosen.distill_minutes,
+                    chosen.distill_rate,
+                    folder,
+                    progress,
+                )
             is_word = word_test(tokenizer)
             asked = {name: questions(one, is_word) for name, one in domains.items()}
             quality = compare(model, dense, domains, asked) if domains else None

@@ -96,8 +96,9 @@ def _growing(model: nn.Module) -> dict[str, Clans]:
 
 def _add_up(model: nn.Module, state: dict[str, Any]) -> None:
     """What the ranks have seen in a window of growth that is not over: the total, for any number of ranks."""
+    keys = {own_name(key): key for key in state}
     for name in _growing(model):
-        key = f"{own_name(name)}._extra_state"
+        key = keys[f"{own_name(name)}._extra_state"]
         total = state[key].clone()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)

@@ -99,6 +99,9 @@ class Experts(MegatronModule):
             weight = nn.Parameter(torch.empty(shape, dtype=config.params_dtype, device=device))
             # What ColumnParallelLinear says of an expert's weight to the optimiser and the gradients' reduction.
             weight.allreduce = config.expert_model_parallel_size == 1  # type: ignore[attr-defined]
+            # No other rank has the same rows: else a norm of gradients counts the first tensor rank's alone.
+            axis = 1 if parameter == "gate_up_proj" else 2
+            tensor_parallel.set_tensor_model_parallel_attributes(weight, True, axis, 1)
             setattr(self, parameter, weight)
             if config.perform_initialization:
                 with torch.no_grad(), _expert_random_state(weight):
@@ -231,7 +234,7 @@ class TopKRouter(MegatronModule, HostedRouter, Router):  # type: ignore[misc]
     A :class:`genesis_moe.Router` whose centroids are ``weight`` [E, H] in checkpoints, as in Megatron's
     router. With a budget, a token's row of the map has fewer than moe_router_topk entries.
     :func:`genesis_moe.step` keeps the balance, with ``process_group`` the ranks that see different
-    tokens: ``parallel_state.get_data_parallel_group(with_context_parallel=True)``.
+    tokens: ``parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)``.
     """
 
     def __init__(

@@ -147,7 +147,18 @@ class Clans(nn.Module):
 
     def sums(self) -> list[Tensor]:
         """This rank's sums of the window."""
+        self._follow()
         return [getattr(self, name) for name in self._shapes]
+
+    def _follow(self) -> None:
+        """FSDP2, and what loads a model that began on meta, move buffers only; the sums go where these are."""
+        device = self.root.device
+        if self.tokens.device == device:
+            return
+        for name in self._shapes:
+            old = getattr(self, name)
+            setattr(self, name, torch.zeros_like(old, device=device) if old.is_meta else old.to(device))
+        self.probe = torch.zeros(3, dtype=torch.float64, device=device, requires_grad=True)
 
     def get_extra_state(self) -> Tensor:
         """:meth:`sums` in one tensor."""
@@ -167,6 +178,7 @@ class Clans(nn.Module):
     def forward(self, hidden_states: Tensor, routing: Routing) -> Tensor:
         """The slots [T, K] of a routing over clans; an absent one keeps index S."""
         hidden_states = hidden_states.detach()
+        self._follow()
         slot_index, _ = functional.descend(
             hidden_states,
             routing.index,

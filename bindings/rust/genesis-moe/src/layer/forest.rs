@@ -59,9 +59,11 @@ impl Forest {
         Ok(experts)
     }
 
-    /// The experts at work, clan by clan; price says which clans are open.
+    /// The experts at work, clan by clan; price says which clans are open. Of what is no tree, as a damaged
+    /// checkpoint has and `descend` refuses, each node counts once.
     pub fn leaves(&self, price: &[f32]) -> Vec<Leaf> {
         let (root, children) = (whole(&self.root), whole(&self.children));
+        let mut reached = vec![false; self.slots()];
         let mut found = Vec::new();
         let open = (0..self.slots()).filter(|&clan| price[clan] != f32::INFINITY).rev();
         let mut ahead: Vec<_> = open.map(|clan| (root[clan], clan, Vec::new())).collect();
@@ -70,6 +72,10 @@ impl Forest {
                 Ok(expert) => found.push(Leaf { expert, clan, path }),
                 Err(_) => {
                     let node = !number as usize;
+                    if reached.get(node).is_none_or(|&reached| reached) {
+                        continue;
+                    }
+                    reached[node] = true;
                     for side in [1, 0] {
                         let mut path = path.clone();
                         path.push((node, side));

@@ -100,7 +100,9 @@ def _row(
         label=arm["label"],
         seeds=len(runs),
         experts_per_token=mean(lambda run: run["held_out"]["experts_per_token"]),
-        loss=statistics.fmean(_loss(runs[seed]) for seed in (shared if shared <= runs.keys() else runs)),
+        loss=statistics.fmean(
+            _loss(runs[seed]) for seed in (shared if shared and shared <= runs.keys() else runs)
+        ),
         loss_of_own_seeds=not shared <= runs.keys(),
         difference=difference,
         flops=flops,
