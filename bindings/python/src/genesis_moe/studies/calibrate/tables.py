@@ -178,8 +178,9 @@ def _figure(record: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, axes = plt.subplots(figsize=(8, 5))
     colours = (
         "#D55E00", "#000000", "#009E73", "#9a9a9a", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#7a2f00", "#555555",
     )  # fmt: skip
@@ -194,10 +195,21 @@ def _figure(record: dict[str, Any], path: Path) -> None:
         ]
         if points:
             x, y = zip(*sorted(points), strict=True)
-            axes.plot(x, y, marker="o", color=colour, label=arm)
+            seeds = {
+                run["key"]["seed"]
+                for (_, name), runs in _groups(record).items()
+                if name == arm
+                for run in runs
+            }
+            label = f"{record['labels'][arm]}: {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+            axes.plot(x, y, marker="o", color=colour, label=label)
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick / 10 for tick in range(10, 41, 2) if low <= tick / 10 <= high])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the MLPs' multiplications that runs")
     axes.set_ylabel("perplexity / dense")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.36))
     figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
