@@ -69,10 +69,9 @@ type Meter struct {
 	tracer  *tracer
 	started bool
 	closed  bool
-	stop    chan struct{}
-	stopped chan struct{}
-	timer   *time.Timer   // of the next poll
+	alarm   alarm         // of the next poll
 	due     time.Duration // when that is
+	stopped chan struct{} // closed when nobody waits for the alarm any more
 	settled chan struct{} // closed, and made anew, whenever a mark settles
 }
 
@@ -318,9 +317,9 @@ func (m *Meter) Close() error {
 		return nil
 	}
 	m.closed = true
-	running := m.stop != nil
+	running := m.alarm != nil
 	if running {
-		close(m.stop)
+		m.alarm.close()
 	}
 	m.mutex.Unlock()
 	if running {

@@ -45,13 +45,17 @@ func (r *rhythm) place(previous, earliest, latest, poll time.Duration) (at time.
 	at = min(max(due, earliest), latest)
 	off := (at - due).Abs()
 	margin := r.margin()
-	r.jitter = max(off, r.jitter*7/8)
+	confirmed := latest-earliest <= 3*margin // Of one that was sought from one side only, nothing follows.
+	if confirmed {
+		r.jitter /= 2
+	}
+	r.jitter = max(off, r.jitter)
 	switch {
 	case off >= margin*3/4:
 		if r.odd++; r.odd == oddUpdates {
 			r.forget()
 		}
-	case latest-earliest <= 3*margin: // Of one that was sought from one side only, nothing follows.
+	case confirmed:
 		r.odd = 0
 	}
 	return at, ticks
@@ -75,7 +79,9 @@ func (r *rhythm) learn(at, gap, poll time.Duration) {
 		r.forget()
 		return
 	}
-	*r = rhythm{period: period, fast: fast, first: r.first, jitter: r.jitter}
+	// The first look from both sides is so many updates away that the period's error adds up.
+	drift := poll * bracketEvery / learnedGaps
+	*r = rhythm{period: period, fast: fast, first: r.first, jitter: max(r.jitter, drift/2)}
 }
 
 // margin is how far from the moment that an update is due one looks for it.

@@ -17,19 +17,12 @@ func (m *Meter) start() {
 	if m.options.Clock != nil || len(m.probes) == 0 {
 		return
 	}
-	m.stop, m.stopped = make(chan struct{}), make(chan struct{})
-	m.due = m.next()
-	m.timer = time.NewTimer(m.due - m.clock())
+	m.alarm, m.stopped = newAlarm(), make(chan struct{})
+	m.schedule()
 	go func() {
 		defer close(m.stopped)
-		defer m.timer.Stop()
-		for {
-			select {
-			case <-m.stop:
-				return
-			case <-m.timer.C:
-				m.Poll()
-			}
+		for m.alarm.wait() {
+			m.Poll()
 		}
 	}()
 }
@@ -50,11 +43,11 @@ func (m *Meter) next() time.Duration {
 	return next
 }
 
-// schedule sets the timer of the next poll.
+// schedule sets the alarm for the next poll.
 func (m *Meter) schedule() {
 	m.due = m.next()
-	if m.timer != nil {
-		m.timer.Reset(m.due - m.clock())
+	if m.alarm != nil {
+		m.alarm.set(m.due - m.clock())
 	}
 }
 

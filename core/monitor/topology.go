@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"encoding/base64"
 	"encoding/binary"
 	"maps"
 	"math"
@@ -60,13 +59,13 @@ type layerTerms struct {
 	Active       int      `json:"active"` // experts with a token in the last step
 }
 
-// grids are one number for each expert, layer after layer, as base64 of 16-bit little-endian
-// integers. A frame of 60 layers x 128 experts takes 61 KB this way and costs no
+// grids are one number for each expert, layer after layer, as 16-bit little-endian integers, of which
+// JSON has the base64. A frame of 60 layers x 128 experts takes 61 KB this way and costs no
 // formatting of numbers.
 type grids struct {
-	Now    string         `json:"now"`    // load in the last step, in 1/256 of balance; 0: IDLE
-	Run    string         `json:"run"`    // load over the run, likewise
-	Energy string         `json:"energy"` // share of the layer's dynamic energy over the run, of 65535; "": not attributed
+	Now    []byte         `json:"now"`    // load in the last step, in 1/256 of balance; 0: IDLE
+	Run    []byte         `json:"run"`    // load over the run, likewise
+	Energy []byte         `json:"energy"` // share of the layer's dynamic energy over the run, of 65535; empty: not attributed
 	Label  record.Quality `json:"energy_quality,omitempty"`
 }
 
@@ -268,27 +267,18 @@ func (t *topology) terms() []layerTerms {
 }
 
 func (t *topology) grids() grids {
-	now, run, energy := make([]byte, 0, 2*t.experts), make([]byte, 0, 2*t.experts), make([]byte, 0, 2*t.experts)
-	g := grids{}
+	size := 2 * t.experts
+	g := grids{Now: make([]byte, 0, size), Run: make([]byte, 0, size), Energy: make([]byte, 0, size)}
 	for _, l := range t.sorted() {
-		now = appendLoads(now, l.now, l.living())
-		run = appendLoads(run, l.total, l.living())
-		var sum float64
-		for _, joules := range l.joules {
-			sum += joules
-		}
-		for e := range l.Experts {
-			share := 0.0
-			if sum > 0 && e < len(l.joules) {
-				share = l.joules[e] / sum
-				g.Label = l.quality
-			}
-			energy = binary.LittleEndian.AppendUint16(energy, uint16(math.Round(min(max(share, 0), 1)*65535)))
+		g.Now = appendLoads(g.Now, l.now, l.living())
+		g.Run = appendLoads(g.Run, l.total, l.living())
+		g.Energy = appendShares(g.Energy, l.joules, l.Experts)
+		if len(g.Energy) > 0 && sumOf(l.joules) > 0 {
+			g.Label = l.quality
 		}
 	}
-	g.Now, g.Run = base64.StdEncoding.EncodeToString(now), base64.StdEncoding.EncodeToString(run)
-	if g.Label != "" {
-		g.Energy = base64.StdEncoding.EncodeToString(energy)
+	if g.Label == "" {
+		g.Energy = g.Energy[:0]
 	}
 	return g
 }
@@ -296,18 +286,38 @@ func (t *topology) grids() grids {
 // appendLoads writes each expert's tokens over the mean of those that are there, in 1/256. What
 // had a token is never 0, which means that it had none.
 func appendLoads(text []byte, tokens []int64, living int) []byte {
-	var sum int64
-	for _, n := range tokens {
-		sum += n
-	}
+	scale := 256 * float64(living) / float64(max(sumOf(tokens), 1))
 	for _, n := range tokens {
 		load := 0.0
 		if n > 0 {
-			load = max(256*float64(n)*float64(living)/float64(sum), 1)
+			load = max(scale*float64(n), 1)
 		}
 		text = binary.LittleEndian.AppendUint16(text, uint16(min(load, 65535)))
 	}
 	return text
+}
+
+// appendShares writes each expert's share of the joules of its layer, of 65535.
+func appendShares(text []byte, joules []float64, experts int) []byte {
+	scale := 0.0
+	if sum := sumOf(joules); sum > 0 {
+		scale = 65535 / sum
+	}
+	for e := range experts {
+		share := 0.0
+		if e < len(joules) {
+			share = min(max(scale*joules[e], 0), 65535)
+		}
+		text = binary.LittleEndian.AppendUint16(text, uint16(share+0.5))
+	}
+	return text
+}
+
+func sumOf[N int64 | float64](values []N) (sum N) {
+	for _, value := range values {
+		sum += value
+	}
+	return sum
 }
 
 func newer(value, older *float64) *float64 {

@@ -2,6 +2,7 @@ package record
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -155,6 +156,10 @@ func list[N int64 | float64](d *stepDecoder, element func(*stepDecoder) N) []N {
 	numbers := make([]N, 0, bytes.Count(d.text[d.at:d.at+end], []byte{','})+1)
 	for first := true; !d.failed && !d.closes(']', first); first = false {
 		numbers = append(numbers, element(d))
+		for d.at < len(d.text) && d.text[d.at] == ',' && !d.failed { // what closes does, without the calls
+			d.at++
+			numbers = append(numbers, element(d))
+		}
 	}
 	return numbers
 }
@@ -236,11 +241,30 @@ func (d *stepDecoder) roughly() float64 {
 // mantissa appends digits to a number, and returns how many.
 func (d *stepDecoder) mantissa(to *uint64) int {
 	begin := d.at
+	for len(d.text)-d.at >= 8 {
+		eight, ok := eightDigits(binary.LittleEndian.Uint64(d.text[d.at:]))
+		if !ok {
+			break
+		}
+		*to = 100000000**to + eight
+		d.at += 8
+	}
 	for d.at < len(d.text) && d.text[d.at]-'0' <= 9 {
 		*to = 10**to + uint64(d.text[d.at]-'0')
 		d.at++
 	}
 	return d.at - begin
+}
+
+// eightDigits is the number that eight bytes of text say, if all are digits: neighbours are added up, then pairs, then fours.
+func eightDigits(text uint64) (number uint64, ok bool) {
+	digits := text - 0x3030303030303030
+	if (digits|(text+0x4646464646464646))&0x8080808080808080 != 0 {
+		return 0, false
+	}
+	digits = (digits*10 + digits>>8) & 0x00ff00ff00ff00ff
+	digits = (digits*100 + digits>>16) & 0x0000ffff0000ffff
+	return (digits*10000 + digits>>32) & 0xffffffff, true
 }
 
 // powersOfTen are exact.

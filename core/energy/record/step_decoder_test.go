@@ -2,8 +2,10 @@ package record
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"math"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -76,6 +78,24 @@ func TestStepsAreDecodedFast(t *testing.T) {
 		for _, line := range [][]byte{text, spaced.Bytes()} {
 			_, ok := decodeStep(line, false)
 			require.True(t, ok, "%s", line)
+		}
+	}
+}
+
+func TestEightDigits(t *testing.T) {
+	for _, text := range []string{"00000000", "12345678", "99999999", "10000001", "09090909"} {
+		want, err := strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err)
+		number, ok := eightDigits(binary.LittleEndian.Uint64([]byte(text)))
+		require.True(t, ok, text)
+		require.Equal(t, want, number)
+		for at := range text {
+			for c := range 256 {
+				with := []byte(text)
+				with[at] = byte(c)
+				_, ok := eightDigits(binary.LittleEndian.Uint64(with))
+				require.Equal(t, c >= '0' && c <= '9', ok, "%q", with)
+			}
 		}
 	}
 }

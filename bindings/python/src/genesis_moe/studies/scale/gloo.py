@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import start_processes
 WIDTH = 256  # float32: 1 KiB a row
 FITTED = (1, 4, 16, 64, 256, 1024)  # rows to each rank
 PREDICTED = (2, 8, 32, 128, 512, 2048)
-ROUNDS = 15
+ROUNDS = 60
 
 
 def measure(splits: list[np.ndarray], ranks: int, rounds: int = ROUNDS) -> list[dict[str, float]]:

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package energy
+
+func newAlarm() alarm { return newTimerAlarm() }
