@@ -42,7 +42,7 @@ def table(record: dict[str, Any]) -> str:
             "",
             f"Arm {runs[0]['arm']} of the comparison's smoke tier, {settings['steps']} steps of "
             f"{settings['batch']} x {settings['shape']['sequence']} bytes, {settings['final_windows']} windows a "
-            f"domain held out; nats per byte. Seeds {', '.join(str(s) for d, s in ones if d == 'float32')} of one "
+            f"domain held out; nats per byte.{_double(record)} Seeds {', '.join(str(s) for d, s in ones if d == 'float32')} of one "
             f"process, float32: {', '.join(f'{loss:.4f}' for loss in seeds)}; standard deviation "
             f"{np.std(seeds, ddof=1):.4f}. {machine['processor']}, torch "
             f"{record['environment']['versions']['torch']}, Gloo over loopback.{_missing(record)}",
@@ -62,6 +62,13 @@ def _ranks(run: dict[str, Any]) -> str:
 
 def _bits(different: int | None, steps: int) -> str:
     return f"all {steps} steps" if different is None else f"first {different - 1} steps"
+
+
+def _double(record: dict[str, Any]) -> str:
+    settings = record.get("settings_float64", record["settings"])
+    if settings == record["settings"]:
+        return ""
+    return f" In float64 a run of {settings['steps']} steps, {settings['final_windows']} windows."
 
 
 def _missing(record: dict[str, Any]) -> str:
