@@ -34,3 +34,14 @@ func goExpertsBackward(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.in
 		return abi.ExpertsBackward(args, func(a *core.ExpertsBackwardArgs) error { return experts.Backward(e, a) })
 	})
 }
+
+//export goExpertsQuantize
+func goExpertsQuantize(h C.uintptr_t, args unsafe.Pointer, message *C.char) C.int32_t {
+	return enter(message, func() error {
+		e, err := engine(h)
+		if err != nil {
+			return err
+		}
+		return abi.ExpertsQuantize(args, func(a *core.ExpertsQuantizeArgs) error { return experts.Quantize(e, a) })
+	})
+}

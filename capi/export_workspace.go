@@ -71,3 +71,8 @@ func goExpertsForwardWorkspace(h C.uintptr_t, args unsafe.Pointer, out *C.uint64
 func goExpertsBackwardWorkspace(h C.uintptr_t, args unsafe.Pointer, out *C.uint64_t, message *C.char) C.int32_t {
 	return workspace(h, args, out, message, abi.ExpertsBackward, experts.BackwardWorkspace)
 }
+
+//export goExpertsQuantizeWorkspace
+func goExpertsQuantizeWorkspace(h C.uintptr_t, args unsafe.Pointer, out *C.uint64_t, message *C.char) C.int32_t {
+	return workspace(h, args, out, message, abi.ExpertsQuantize, experts.QuantizeWorkspace)
+}

@@ -196,6 +196,12 @@ GMOE_PUBLIC gmoe_status gmoe_experts_backward(gmoe_engine *engine, const gmoe_ex
   return goExpertsBackward((uintptr_t)engine, (void *)args, message());
 }
 
+GMOE_PUBLIC gmoe_status gmoe_experts_quantize(gmoe_engine *engine, const gmoe_experts_quantize_args *args) {
+  CHECK_FORK();
+  CHECK_REQUIRED(args);
+  return goExpertsQuantize((uintptr_t)engine, (void *)args, message());
+}
+
 /* The operations' _workspace_size functions differ in nothing but their names. */
 #define WORKSPACE_SIZE(operation, Operation)                                                                          \
   GMOE_PUBLIC gmoe_status gmoe_##operation##_workspace_size(gmoe_engine *engine, const gmoe_##operation##_args *args, \
@@ -213,6 +219,7 @@ WORKSPACE_SIZE(clans_descend, ClansDescend)
 WORKSPACE_SIZE(clans_observe, ClansObserve)
 WORKSPACE_SIZE(experts_forward, ExpertsForward)
 WORKSPACE_SIZE(experts_backward, ExpertsBackward)
+WORKSPACE_SIZE(experts_quantize, ExpertsQuantize)
 
 GMOE_PUBLIC gmoe_status gmoe_meter_create(const gmoe_meter_options *options, gmoe_meter **out) {
   CHECK_FORK();

@@ -88,7 +88,7 @@ func (w *writer) writeTensor(name string, tensor vectors.Tensor) {
 		w.arrays++
 		fmt.Fprintf(&w.values, "static const double %s[] = {%s};\n", array, join(tensor.Values))
 	}
-	dtype := map[string]string{"": "0", "int32": "'i'", "int64": "'l'", "float64": "'d'"}[tensor.DType]
+	dtype := map[string]string{"": "0", "int32": "'i'", "int64": "'l'", "float64": "'d'", "float32": "'f'", "float8_e4m3fn": "'e'"}[tensor.DType]
 	fmt.Fprintf(&w.cases, "\n   {%q, %s, %d, {%s}, %d, %s}, ",
 		name, dtype, len(tensor.Shape), join(tensor.Shape), len(tensor.Values), array)
 }

@@ -39,6 +39,8 @@ type Session interface {
 	ExpertsForwardWorkspace(*ExpertsForwardArgs) (uint64, error)
 	ExpertsBackward(*ExpertsBackwardArgs) error
 	ExpertsBackwardWorkspace(*ExpertsBackwardArgs) (uint64, error)
+	ExpertsQuantize(*ExpertsQuantizeArgs) error
+	ExpertsQuantizeWorkspace(*ExpertsQuantizeArgs) (uint64, error)
 	// ExpertWork is the work of a layer's experts in the calls that are finished, which waits for the default
 	// stream; empty when nothing was counted.
 	ExpertWork(layer int32) ([]Work, error)

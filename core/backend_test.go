@@ -34,6 +34,7 @@ func (s *countingSession) RouterBackward(*RouterBackwardArgs) error   { s.calls+
 func (s *countingSession) RouterUpdate(*RouterUpdateArgs) error       { s.calls++; return nil }
 func (s *countingSession) ExpertsForward(*ExpertsForwardArgs) error   { s.calls++; return nil }
 func (s *countingSession) ExpertsBackward(*ExpertsBackwardArgs) error { s.calls++; return nil }
+func (s *countingSession) ExpertsQuantize(*ExpertsQuantizeArgs) error { s.calls++; return nil }
 func (s *countingSession) ClansDescend(*ClansDescendArgs) error       { s.calls++; return nil }
 func (s *countingSession) ClansObserve(*ClansObserveArgs) error       { s.calls++; return nil }
 func (s *countingSession) RouterReport(*RouterReportArgs) (RouterReport, error) {
@@ -54,6 +55,10 @@ func (s *countingSession) ExpertsForwardWorkspace(*ExpertsForwardArgs) (uint64, 
 
 func (s *countingSession) ExpertsBackwardWorkspace(*ExpertsBackwardArgs) (uint64, error) {
 	return 6, nil
+}
+
+func (s *countingSession) ExpertsQuantizeWorkspace(*ExpertsQuantizeArgs) (uint64, error) {
+	return 9, nil
 }
 
 func (s *countingSession) ClansDescendWorkspace(*ClansDescendArgs) (uint64, error) { return 7, nil }

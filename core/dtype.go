@@ -12,11 +12,15 @@ const (
 	BFloat16
 	Int32
 	Int64
+	// Float8E4M3 has no infinity: DLPack's float8_e4m3fn. Experts' weights for inference may have it.
+	Float8E4M3
 )
 
 // Size is the number of bytes of one element; 0 for an unknown type.
 func (d DType) Size() int {
 	switch d {
+	case Float8E4M3:
+		return 1
 	case BFloat16:
 		return 2
 	case Float32, Int32:
@@ -28,7 +32,7 @@ func (d DType) Size() int {
 	}
 }
 
-// IsFloat reports whether d is a floating type.
+// IsFloat reports whether d is a floating type that activations may have.
 func (d DType) IsFloat() bool { return d == Float32 || d == Float64 || d == BFloat16 }
 
 // IsInt reports whether d is an integer type.
@@ -46,6 +50,8 @@ func (d DType) String() string {
 		return "int32"
 	case Int64:
 		return "int64"
+	case Float8E4M3:
+		return "float8_e4m3fn"
 	default:
 		return fmt.Sprintf("DType(%d)", uint8(d))
 	}

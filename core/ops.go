@@ -212,6 +212,8 @@ type ExpertsForwardArgs struct {
 
 	Stream    Stream
 	Workspace Workspace
+
+	GateUpScale, DownScale *Tensor // of weights in Float8E4M3, else nil
 }
 
 // ExpertsBackwardArgs are the arguments of gmoe_experts_backward.
@@ -224,6 +226,21 @@ type ExpertsBackwardArgs struct {
 	GradHiddenStates, GradTopKWeights *Tensor
 	GradGateUpProj, GradGateUpBias    *Tensor
 	GradDownProj, GradDownBias        *Tensor
+
+	Stream    Stream
+	Workspace Workspace
+}
+
+// ScaleBlock is how many rows and columns of a weight in Float8E4M3 share a scale, and how many
+// neighbours in a row of activations that is rounded beside it.
+const ScaleBlock = 128
+
+// ScaleBlocks is how many blocks cover so many rows or columns.
+func ScaleBlocks(n int64) int64 { return n/ScaleBlock + min(n%ScaleBlock, 1) }
+
+// ExpertsQuantizeArgs are the arguments of gmoe_experts_quantize.
+type ExpertsQuantizeArgs struct {
+	Weight, Quantized, Scale *Tensor
 
 	Stream    Stream
 	Workspace Workspace

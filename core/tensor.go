@@ -23,7 +23,7 @@ type Tensor struct {
 
 // Element lists the Go types that tensors hold.
 type Element interface {
-	float32 | float64 | BF16 | int32 | int64
+	float32 | float64 | BF16 | E4M3 | int32 | int64
 }
 
 // DTypeOf is the [DType] whose elements have Go type E.
@@ -36,6 +36,8 @@ func DTypeOf[E Element]() DType {
 		return Float64
 	case BF16:
 		return BFloat16
+	case E4M3:
+		return Float8E4M3
 	case int32:
 		return Int32
 	default:

@@ -25,7 +25,13 @@ func (a *ExpertsForwardArgs) WorkRate() WorkRate {
 	if a.PreActivation != nil {
 		row += gateUp
 	}
-	return WorkRate{Rows: 1, FLOPs: 2 * weights, Bytes: row * element, Once: weights * element}
+	once := weights * uint64(a.GateUpProj.DType.Size())
+	for _, scale := range []*Tensor{a.GateUpScale, a.DownScale} {
+		if scale != nil {
+			once += uint64(scale.Shape[1]*scale.Shape[2]) * uint64(scale.DType.Size())
+		}
+	}
+	return WorkRate{Rows: 1, FLOPs: 2 * weights, Bytes: row * element, Once: once}
 }
 
 // WorkRate is that of the backward pass: of the gradients that are wanted.

@@ -32,6 +32,9 @@ func expertsForwardLaunches(d driver.Attributes, a *core.ExpertsForwardArgs) ([]
 }
 
 func forwardCall(d driver.Attributes, a *core.ExpertsForwardArgs) (*expertsCall, error) {
+	if a.GateUpProj.DType == core.Float8E4M3 {
+		return nil, core.Errorf(core.Unsupported, "gate_up_proj: dtype %s on cuda, want float32 or bfloat16; such weights run on the CPU", a.GateUpProj.DType)
+	}
 	c := &expertsCall{}
 	if err := c.open(d, &a.Options, a.Workspace, a.HiddenStates, a.TopKIndex, a.GateUpProj, a.DownProj); err != nil {
 		return nil, err

@@ -170,3 +170,12 @@ func (s *session) ExpertsBackward(a *core.ExpertsBackwardArgs) error {
 func (s *session) ExpertsBackwardWorkspace(a *core.ExpertsBackwardArgs) (uint64, error) {
 	return expertsBackwardWorkspace(s.device.Attributes(), a)
 }
+
+func (s *session) ExpertsQuantize(a *core.ExpertsQuantizeArgs) error {
+	_, err := s.ExpertsQuantizeWorkspace(a)
+	return err
+}
+
+func (s *session) ExpertsQuantizeWorkspace(*core.ExpertsQuantizeArgs) (uint64, error) {
+	return 0, core.Errorf(core.Unsupported, "weight: is on cuda, want the CPU, where weights are made float8_e4m3fn")
+}

@@ -41,7 +41,7 @@ func borrow(e *core.Engine, layout func(*arena)) *core.Scratch {
 
 // tiles are the sizes of a worker's memory.
 type tiles struct {
-	gathered, z, h, dh, gradient, weights, halves int
+	gathered, z, h, dh, gradient, weights, scaled, halves int
 }
 
 // layoutWorkers gives each worker its memory.
@@ -57,6 +57,7 @@ func (l *layer[S, F]) layoutWorkers(a *arena, t *tiles) {
 		w.dh = take[F](a, t.dh)
 		w.gradient = take[F](a, t.gradient)
 		w.weights = take[F](a, t.weights)
+		w.scaled = take[F](a, t.scaled)
 		w.halves = take[core.BF16](a, t.halves)
 		w.line, w.bias = take[F](a, l.hidden), take[F](a, max(l.hidden, l.gateUp))
 		w.factors = take[F](a, l.plan.slots)

@@ -32,6 +32,8 @@ func reinterpret[To, From any](x []From) []To {
 	return unsafe.Slice((*To)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
+func reinterpretPointer[To, From any](p *From) *To { return (*To)(unsafe.Pointer(p)) }
+
 // load converts to what is computed with.
 func load[F blas.Float, S stored](dst []F, src []S) {
 	if same[S, F]() {

@@ -47,6 +47,8 @@ type forward[S stored, F blas.Float] struct {
 	output        matrix[S]
 	preActivation matrix[S]
 
+	gateUpScaled, downScaled scaled // in the place of gateUpProj and downProj
+
 	tiles tiles
 	h     []F // ring of [rows of a unit, I]
 	y     []F // [rows, H]
@@ -59,6 +61,9 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 	}
 	if err := l.open(e, c, &a.Options, &inputs{a.HiddenStates, a.TopKIndex, a.TopKWeights, a.GateUpProj, a.DownProj, a.DownBias}); err != nil {
 		return err
+	}
+	if c.e4m3 {
+		l.gateUpScaled, l.downScaled = scaledOf(a.GateUpProj, a.GateUpScale), scaledOf(a.DownProj, a.DownScale)
 	}
 	if err := l.divide(a.TopKIndex); err != nil {
 		return err
@@ -85,14 +90,18 @@ func (l *forward[S, F]) plot() {
 	activated, projected := s.newGates(len(l.units)), s.newGates(len(l.units))
 	combined := s.newGates(1)
 	l.tiles.gathered = l.slotRows * l.hidden
-	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj))
+	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj), decodedSize(&l.gateUpScaled), decodedSize(&l.downScaled))
 	l.tiles.halves = max(halvesSize[S, F](l.library, l.slotRows, &l.gateUpProj), halvesSize[S, F](l.library, l.slotRows, &l.downProj))
+	l.tiles.scaled = max(scaledSize(l.slotRows, &l.gateUpScaled), scaledSize(l.slotRows, &l.downScaled))
 	cheap := l.firstCheap()
 	for group := 0; group < cheap; group += l.ring {
 		end := min(group+l.ring, cheap)
 		for i := group; i < end; i++ {
 			u := &l.units[i]
 			w := width(l.intermediate, u.rows(), l.activateCost(u), remaining)
+			if l.e4m3 {
+				w = int(core.ScaleBlocks(int64(w))) * core.ScaleBlock // h is rounded by blocks
+			}
 			remaining -= l.activateCost(u)
 			if !l.zInPlace() {
 				l.tiles.z = max(l.tiles.z, u.rows()*min(w, l.intermediate)*l.activation.perIntermediate())
@@ -167,8 +176,12 @@ func (l *forward[S, F]) do(worker int, s *step) {
 // project computes columns [first, last) of a unit's y from its h.
 func (l *forward[S, F]) project(w *worker[F], unit, first, last int, h []F) {
 	u := &l.units[unit]
-	timesTransposed(l.library, w, u.rows(), unsafe.SliceData(h), l.intermediate,
-		&l.downProj, u.expert, first, last, &l.y[u.first*l.hidden+first], l.hidden)
+	y := &l.y[u.first*l.hidden+first]
+	if l.e4m3 {
+		timesScaled(l.library, w, u.rows(), unsafe.SliceData(h), l.intermediate, &l.downScaled, u.expert, first, last, y, l.hidden)
+		return
+	}
+	timesTransposed(l.library, w, u.rows(), unsafe.SliceData(h), l.intermediate, &l.downProj, u.expert, first, last, y, l.hidden)
 }
 
 // activate computes columns [first, last) of a unit's h, and of its z while they are in the cache.
@@ -188,7 +201,11 @@ func (l *forward[S, F]) activate(w *worker[F], unit, first, last int, h []F) {
 		if span.first == span.last {
 			break // z may end where it would begin
 		}
-		timesTransposed(l.library, w, u.rows(), x, ldx, &l.gateUpProj, u.expert, span.first, span.last, offset(z, column), ldz)
+		if l.e4m3 {
+			timesScaled(l.library, w, u.rows(), x, ldx, &l.gateUpScaled, u.expert, span.first, span.last, offset(z, column), ldz)
+		} else {
+			timesTransposed(l.library, w, u.rows(), x, ldx, &l.gateUpProj, u.expert, span.first, span.last, offset(z, column), ldz)
+		}
 		if l.gateUpBias.present {
 			bias := w.bias[:span.last-span.first]
 			read(bias, &l.gateUpBias, u.expert, span.first)
@@ -200,7 +217,11 @@ func (l *forward[S, F]) activate(w *worker[F], unit, first, last int, h []F) {
 	}
 	for i := range u.rows() {
 		gate, up := gateAndUp(&l.activation, offset(z, i*ldz), n, distance)
-		forwardRow(&l.activation, h[i*l.intermediate+first:i*l.intermediate+last], gate, up)
+		part := h[i*l.intermediate+first : i*l.intermediate+last]
+		forwardRow(&l.activation, part, gate, up)
+		if l.e4m3 {
+			roundBlocks(part)
+		}
 	}
 	if !l.preActivation.present || l.zInPlace() {
 		return
@@ -221,7 +242,7 @@ func (l *forward[S, F]) activate(w *worker[F], unit, first, last int, h []F) {
 func (l *forward[S, F]) count(rate core.WorkRate) {
 	rows, active := l.plan.rows, l.activeExperts()
 	var s S
-	elements := 2*l.tokens*l.hidden + active*(l.gateUp+l.intermediate)*l.hidden + rows*l.hidden
+	elements := 2*l.tokens*l.hidden + rows*l.hidden
 	if l.preActivation.present {
 		elements += rows * l.gateUp
 	}
@@ -230,6 +251,6 @@ func (l *forward[S, F]) count(rate core.WorkRate) {
 	counters.Tokens.Add(uint64(l.tokens))
 	counters.ExpertRows.Add(uint64(rows))
 	counters.FLOPs.Add(2 * uint64(rows) * uint64(l.hidden) * uint64(l.gateUp+l.intermediate))
-	counters.Bytes.Add(uint64(elements) * uint64(unsafe.Sizeof(s)))
+	counters.Bytes.Add(uint64(elements)*uint64(unsafe.Sizeof(s)) + uint64(active)*rate.Once)
 	l.record(rate)
 }

@@ -14,6 +14,7 @@ type layer[S stored, F blas.Float] struct {
 	engine       *core.Engine
 	library      *blas.Library
 	ledger       int32 // the layer in the engine's ledger; 0: none
+	e4m3         bool  // the weights are not gateUpProj and downProj, but in 8 bits
 	activation   activation
 	hiddenStates matrix[S]
 	gateUpProj   stack[S]
@@ -38,6 +39,7 @@ type worker[F blas.Float] struct {
 	dh       []F         // columns of the gradient of h
 	gradient []F         // a part of a weight's gradient that is not computed in place
 	weights  []F         // a converted part of a weight
+	scaled   []F         // few rows with the scales of a part of a weight in 8 bits
 	halves   []core.BF16 // factors rounded for a product of bfloat16
 	line     []F         // [H]: one token's result
 	bias     []F         // a bias
@@ -53,9 +55,11 @@ type gathered struct {
 
 // open looks at the arguments and finds the BLAS.
 func (l *layer[S, F]) open(e *core.Engine, c *checker, o *core.ExpertsOptions, in *inputs) (err error) {
-	l.dimensions, l.engine, l.ledger, l.activation = c.dimensions, e, o.Layer, activationOf(o)
+	l.dimensions, l.engine, l.ledger, l.e4m3, l.activation = c.dimensions, e, o.Layer, c.e4m3, activationOf(o)
 	l.hiddenStates, l.downBias = matrixOf[S](in.hiddenStates), matrixOf[S](in.downBias)
-	l.gateUpProj, l.downProj = stackOf[S](in.gateUpProj), stackOf[S](in.downProj)
+	if !c.e4m3 {
+		l.gateUpProj, l.downProj = stackOf[S](in.gateUpProj), stackOf[S](in.downProj)
+	}
 	l.library, err = blas.Default()
 	return err
 }
@@ -122,19 +126,23 @@ func (l *layer[S, F]) slot(ring []F, unit, elements int) []F {
 }
 
 // rowsOf is the rows of a unit from a tensor of tokens, where they are if that is
-// possible, or gathered.
+// possible, or gathered; beside weights in 8 bits they are rounded.
 func (l *layer[S, F]) rowsOf(w *worker[F], m *matrix[S], unitIndex int) (data *F, ld int) {
 	if m.columns == 0 {
 		return nil, 0
 	}
 	u := &l.units[unitIndex]
-	if same[S, F]() && (u.consecutive && m.multipliable || u.rows() == 1 && m.direct) {
+	if same[S, F]() && !l.e4m3 && (u.consecutive && m.multipliable || u.rows() == 1 && m.direct) {
 		return (*F)(unsafe.Pointer(m.at(l.plan.token(u.first), 0))), m.row
 	}
 	key := gathered{unsafe.Pointer(m), unitIndex}
 	if w.holds != key {
 		for i := range u.rows() {
-			read(w.gathered[i*m.columns:(i+1)*m.columns], m, l.plan.token(u.first+i), 0)
+			row := w.gathered[i*m.columns : (i+1)*m.columns]
+			read(row, m, l.plan.token(u.first+i), 0)
+			if l.e4m3 {
+				roundBlocks(row)
+			}
 		}
 		w.holds = key
 	}
@@ -146,7 +154,11 @@ func (l *layer[S, F]) rowsOf(w *worker[F], m *matrix[S], unitIndex int) (data *F
 func (l *layer[S, F]) cost(rows, weight int) float64 {
 	const flopsPerNanosecond, bytesPerNanosecond = 80, 10
 	var s S
-	return float64(weight) * max(2*float64(rows)/flopsPerNanosecond, float64(unsafe.Sizeof(s))/bytesPerNanosecond)
+	bytes := float64(unsafe.Sizeof(s))
+	if l.e4m3 {
+		bytes = 1
+	}
+	return float64(weight) * max(2*float64(rows)/flopsPerNanosecond, bytes/bytesPerNanosecond)
 }
 
 // Steps shorter than shortest cost more to hand out than they are worth. The longer

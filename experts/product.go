@@ -15,7 +15,7 @@ const convertedElements = 256 << 10
 // convertedSize is the scratch for a converted part of a weight; none where it is used
 // in place, as it also is where core/vector multiplies any number of rows of bfloat16.
 func convertedSize[F blas.Float, S stored](s *stack[S]) int {
-	if (same[S, F]() || vector.HasHalves()) && s.layout() != scattered {
+	if !s.present || (same[S, F]() || vector.HasHalves()) && s.layout() != scattered {
 		return 0
 	}
 	return max(convertedElements, s.rows, s.columns)

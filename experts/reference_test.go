@@ -2,6 +2,7 @@ package experts
 
 import (
 	"math"
+	"slices"
 
 	"github.com/genesis-moe/genesis-moe/core"
 )
@@ -18,6 +19,7 @@ type problem struct {
 	dGateUpBias, dDownBias       []float64
 	rows                         int
 	roundsTo                     func(float64) float64
+	rounds                       func([]float64) // rows of x and h, where weights are e4m3
 }
 
 // referenceActivation is one element of h.
@@ -113,10 +115,13 @@ func (p *problem) reference() {
 				continue
 			}
 			token, w := pair/p.k, p.weights[pair]
-			z := p.preActivation[p.rows*p.z : (p.rows+1)*p.z]
+			z, x := p.preActivation[p.rows*p.z:(p.rows+1)*p.z], slices.Clone(p.x[token*p.h:(token+1)*p.h])
+			if p.rounds != nil {
+				p.rounds(x)
+			}
 			for j := range z {
 				for c := range p.h {
-					z[j] += gateUp[j*p.h+c] * p.x[token*p.h+c]
+					z[j] += gateUp[j*p.h+c] * x[c]
 				}
 				if p.gateUpBias != nil {
 					z[j] += p.gateUpBias[e*p.z+j]
@@ -126,6 +131,9 @@ func (p *problem) reference() {
 			for i := range h {
 				gate, up := p.columns(i)
 				h[i] = referenceActivation(o, z[gate], z[up])
+			}
+			if p.rounds != nil {
+				p.rounds(h)
 			}
 			for c := range p.h {
 				y := 0.0
@@ -137,7 +145,9 @@ func (p *problem) reference() {
 				}
 				p.y[token*p.h+c] += w * y
 			}
-			p.referenceBackward(e, pair)
+			if p.rounds == nil {
+				p.referenceBackward(e, pair)
+			}
 			p.rows++
 		}
 	}

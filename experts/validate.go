@@ -51,12 +51,15 @@ type checker struct {
 	dimensions
 	device core.Device
 	dtype  core.DType // X
+	e4m3   bool       // the weights are float8_e4m3fn
 	size   struct{ t, k, h, e, i, z int64 }
 }
 
 var (
 	dataTypes  = []core.DType{core.Float32, core.BFloat16, core.Float64}
 	indexTypes = []core.DType{core.Int32, core.Int64}
+	e4m3Types  = []core.DType{core.Float8E4M3}
+	scaleTypes = []core.DType{core.Float32}
 )
 
 // Bounds far beyond any memory, so that sizes add up in 64 bits. A view with strides of
@@ -79,13 +82,13 @@ func check(device core.Device, o *core.ExpertsOptions, in *inputs) (*checker, er
 	}{
 		{core.Argument{Name: "hidden_states", Tensor: in.hiddenStates}, core.Want{Shape: []int64{-1, -1}, DTypes: dataTypes, Device: device, Text: "[T, H]"}},
 		{core.Argument{Name: "top_k_index", Tensor: in.topKIndex}, core.Want{Shape: []int64{-1, -1}, DTypes: indexTypes, Device: device, Text: "[T, K]"}},
-		{core.Argument{Name: "gate_up_proj", Tensor: in.gateUpProj}, core.Want{Shape: []int64{-1, -1, -1}, DTypes: dataTypes, Device: device, Text: "[E, Z, H]"}},
+		{core.Argument{Name: "gate_up_proj", Tensor: in.gateUpProj}, core.Want{Shape: []int64{-1, -1, -1}, DTypes: append(e4m3Types, dataTypes...), Device: device, Text: "[E, Z, H]"}},
 	} {
 		if err := core.CheckArgument(a.argument, a.want); err != nil {
 			return nil, err
 		}
 	}
-	c.dtype = in.hiddenStates.DType
+	c.dtype, c.e4m3 = in.hiddenStates.DType, in.gateUpProj.DType == core.Float8E4M3
 	c.size.t, c.size.h = in.hiddenStates.Shape[0], in.hiddenStates.Shape[1]
 	c.size.k = in.topKIndex.Shape[1]
 	c.size.e, c.size.z = in.gateUpProj.Shape[0], in.gateUpProj.Shape[1]
@@ -105,13 +108,32 @@ func check(device core.Device, o *core.ExpertsOptions, in *inputs) (*checker, er
 	}
 	c.argument(&err, "top_k_index", in.topKIndex, indexTypes, "[T, K]", c.size.t, c.size.k)
 	c.argument(&err, "top_k_weights", in.topKWeights, c.weightTypes(), "[T, K]", c.size.t, c.size.k)
-	c.argument(&err, "gate_up_proj", in.gateUpProj, c.dtypes(), "[E, Z, H]", c.size.e, c.size.z, c.size.h)
-	c.argument(&err, "down_proj", in.downProj, c.dtypes(), "[E, H, I]", c.size.e, c.size.h, c.size.i)
+	c.argument(&err, "gate_up_proj", in.gateUpProj, c.projTypes(), "[E, Z, H]", c.size.e, c.size.z, c.size.h)
+	c.argument(&err, "down_proj", in.downProj, c.projTypes(), "[E, H, I]", c.size.e, c.size.h, c.size.i)
 	c.optional(&err, "down_bias", in.downBias, c.dtypes(), "[E, H]", c.size.e, c.size.h)
 	return c, err
 }
 
 func (c *checker) dtypes() []core.DType { return []core.DType{c.dtype} }
+
+// projTypes are the dtypes of the two projections.
+func (c *checker) projTypes() []core.DType {
+	if c.e4m3 {
+		return e4m3Types
+	}
+	return c.dtypes()
+}
+
+// scale checks the scales of a projection with so many rows and columns.
+func (c *checker) scale(err *error, name string, t *core.Tensor, text string, rows, columns int64) {
+	switch {
+	case *err != nil:
+	case c.e4m3:
+		c.argument(err, name, t, scaleTypes, text, c.size.e, core.ScaleBlocks(rows), core.ScaleBlocks(columns))
+	case t != nil:
+		*err = core.Invalidf(name, "is given with gate_up_proj of dtype %s, want none (NULL): scales are of weights in %s", c.dtype, core.Float8E4M3)
+	}
+}
 
 func (c *checker) weightTypes() []core.DType {
 	if c.dtype == core.Float64 {
@@ -143,8 +165,13 @@ func checkForward(device core.Device, a *core.ExpertsForwardArgs) (*checker, err
 	c.optional(&err, "gate_up_bias", a.GateUpBias, c.dtypes(), "[E, Z]", s.e, s.z)
 	c.argument(&err, "output", a.Output, c.dtypes(), "[T, H]", s.t, s.h)
 	c.optional(&err, "pre_activation", a.PreActivation, c.dtypes(), "[T*K, Z]", s.t*s.k, s.z)
+	c.scale(&err, "gate_up_scale", a.GateUpScale, "[E, ceil(Z/128), ceil(H/128)]", s.z, s.h)
+	c.scale(&err, "down_scale", a.DownScale, "[E, ceil(H/128), ceil(I/128)]", s.h, s.i)
 	if err != nil {
 		return nil, err
+	}
+	if c.e4m3 && a.PreActivation != nil {
+		return nil, core.Errorf(core.Unsupported, "pre_activation: is given with weights in %s, want none (NULL): they have no backward pass", core.Float8E4M3)
 	}
 	return c, core.CheckOutputs(
 		[]core.Argument{{Name: "output", Tensor: a.Output}, {Name: "pre_activation", Tensor: a.PreActivation}},
@@ -156,6 +183,8 @@ func checkForward(device core.Device, a *core.ExpertsForwardArgs) (*checker, err
 			{Name: "gate_up_bias", Tensor: a.GateUpBias},
 			{Name: "down_proj", Tensor: a.DownProj},
 			{Name: "down_bias", Tensor: a.DownBias},
+			{Name: "gate_up_scale", Tensor: a.GateUpScale},
+			{Name: "down_scale", Tensor: a.DownScale},
 		})
 }
 
@@ -163,6 +192,10 @@ func checkBackward(device core.Device, a *core.ExpertsBackwardArgs) (*checker, e
 	c, err := check(device, &a.Options, &inputs{a.HiddenStates, a.TopKIndex, a.TopKWeights, a.GateUpProj, a.DownProj, a.DownBias})
 	if err != nil {
 		return nil, err
+	}
+	if c.e4m3 {
+		return nil, core.Errorf(core.Unsupported, "gate_up_proj: dtype %s, want %s: such weights are for inference and have no backward pass",
+			core.Float8E4M3, c.dtype)
 	}
 	s := &c.size
 	c.argument(&err, "grad_output", a.GradOutput, c.dtypes(), "[T, H]", s.t, s.h)

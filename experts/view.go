@@ -65,14 +65,14 @@ func write[S stored, F blas.Float](m *matrix[S], i, j int, src []F) {
 }
 
 // stack is a typed view of weights: one matrix for each expert, any strides.
-type stack[S stored] struct {
+type stack[S any] struct {
 	data                   *S
 	expert, row, column    int
 	experts, rows, columns int
 	present                bool
 }
 
-func stackOf[S stored](t *core.Tensor) stack[S] {
+func stackOf[S any](t *core.Tensor) stack[S] {
 	if t == nil {
 		return stack[S]{}
 	}

@@ -18,3 +18,11 @@ func BackwardWorkspace(e *core.Engine, a *core.ExpertsBackwardArgs) (uint64, err
 	}
 	return e.Session().ExpertsBackwardWorkspace(a)
 }
+
+// QuantizeWorkspace is the number of bytes of workspace that [Quantize] needs.
+func QuantizeWorkspace(e *core.Engine, a *core.ExpertsQuantizeArgs) (uint64, error) {
+	if err := checkQuantize(e.Device, a); err != nil || e.Session() == nil {
+		return 0, err
+	}
+	return e.Session().ExpertsQuantizeWorkspace(a)
+}

@@ -25,12 +25,14 @@ typedef struct {
   int32_t device_id;
 } DLDevice;
 
-/* What an element is. genesis-moe accepts float 32/64, bfloat 16, int 32/64. */
+/* What an element is. genesis-moe accepts float 32/64, bfloat 16, int 32/64,
+ * and float8_e4m3fn in experts' weights for inference. */
 typedef enum {
   kDLInt = 0U,
   kDLUInt = 1U,
   kDLFloat = 2U,
-  kDLBfloat = 4U
+  kDLBfloat = 4U,
+  kDLFloat8_e4m3fn = 10U
 } DLDataTypeCode;
 
 typedef struct {

@@ -445,7 +445,19 @@ typedef struct {
  * with float64. A layout with the last two axes of a weight exchanged ([E, H, 2I])
  * is passed as the same shape with other strides. An index >= E is absent: skipped.
  * A negative index is INVALID_ARGUMENT on the CPU and absent on CUDA, where indices are not
- * read back. A token with no expert gets zeros. */
+ * read back. A token with no expert gets zeros.
+ *
+ * Weights in 8 bits, for inference: gate_up_proj and down_proj may both be float8_e4m3fn (no
+ * infinity; 448 is the largest), with a float32 scale for each block of 128 x 128 of what they hold:
+ * W[e][i][j] = gate_up_proj[e][i][j] * gate_up_scale[e][i/128][j/128], as DeepSeek-V3's
+ * weight_scale_inv. Activations are then rounded too: each row of hidden_states, and of h = act(...),
+ * by blocks of 128 neighbouring columns, in float32:
+ *   s = max |x| / 448, or 1 where that is 0;   x' = s * e4m3(x / s), to nearest, ties to even
+ * Products of two e4m3 are exact and summed in float32; the sum over a block of 128 columns is multiplied
+ * by (s of the row's block * scale of the weight's), and the blocks are summed. Biases, weights
+ * of the routing and output are as with other dtypes. What is not finite among a row's numbers makes its block
+ * NaN. With float64 the numbers are rounded to float32 first, and sums are float64. pre_activation must be
+ * NULL: such weights have no backward pass. On CUDA their last axis must have stride 1. */
 typedef struct {
   uint32_t struct_size;
   uint32_t reserved;
@@ -465,9 +477,12 @@ typedef struct {
   void *stream;
   void *workspace;         /* device memory; NULL on the CPU */
   uint64_t workspace_size; /* its bytes */
+  /* of weights in float8_e4m3fn, any strides; else NULL */
+  const DLTensor *gate_up_scale; /* [E, ceil(Z/128), ceil(H/128)] float32 */
+  const DLTensor *down_scale;    /* [E, ceil(H/128), ceil(I/128)] float32 */
 } gmoe_experts_forward_args;
 #define GMOE_EXPERTS_FORWARD_ARGS_INIT \
-  {(uint32_t)sizeof(gmoe_experts_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  {(uint32_t)sizeof(gmoe_experts_forward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_experts_forward(gmoe_engine *engine, const gmoe_experts_forward_args *args);
 gmoe_status gmoe_experts_forward_workspace_size(gmoe_engine *engine, const gmoe_experts_forward_args *args,
                                                 uint64_t *out);
@@ -501,6 +516,27 @@ typedef struct {
   {(uint32_t)sizeof(gmoe_experts_backward_args), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 gmoe_status gmoe_experts_backward(gmoe_engine *engine, const gmoe_experts_backward_args *args);
 gmoe_status gmoe_experts_backward_workspace_size(gmoe_engine *engine, const gmoe_experts_backward_args *args,
+                                                 uint64_t *out);
+
+/* Makes weights in float8_e4m3fn, with a scale for each block of 128 x 128, of weights in another
+ * dtype: scale = max |w| of the block / 448, or 1 where that is 0, and quantized = e4m3(w / scale), to
+ * nearest, ties to even, both in float32 arithmetic. R rows and C columns of E matrices: gate_up_proj has
+ * R = Z, C = H, and down_proj R = H, C = I. A weight that is not finite as a float32 is
+ * INVALID_ARGUMENT naming it and its place on the CPU; on CUDA, where values are not read back, the
+ * scale of its block is NaN. */
+typedef struct {
+  uint32_t struct_size;
+  uint32_t reserved;
+  const DLTensor *weight;    /* [E, R, C] float32, bfloat16 or float64 */
+  const DLTensor *quantized; /* [E, R, C] float8_e4m3fn; out */
+  const DLTensor *scale;     /* [E, ceil(R/128), ceil(C/128)] float32; out */
+  void *stream;
+  void *workspace;         /* device memory; NULL on the CPU */
+  uint64_t workspace_size; /* its bytes */
+} gmoe_experts_quantize_args;
+#define GMOE_EXPERTS_QUANTIZE_ARGS_INIT {(uint32_t)sizeof(gmoe_experts_quantize_args), 0, 0, 0, 0, 0, 0, 0}
+gmoe_status gmoe_experts_quantize(gmoe_engine *engine, const gmoe_experts_quantize_args *args);
+gmoe_status gmoe_experts_quantize_workspace_size(gmoe_engine *engine, const gmoe_experts_quantize_args *args,
                                                  uint64_t *out);
 
 /* --------------------------------------------------------------- the meter */

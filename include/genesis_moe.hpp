@@ -19,9 +19,11 @@
 #define GENESIS_MOE_HPP_
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -134,15 +136,29 @@ struct bfloat16 {
   }
 };
 
+/* A float8_e4m3fn number, as its bits: experts_quantize() makes them. */
+struct float8_e4m3fn {
+  std::uint8_t bits = 0;
+
+  explicit operator float() const noexcept {
+    const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
+                                    : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+    if ((bits & 0x7f) == 0x7f) magnitude = std::numeric_limits<float>::quiet_NaN();
+    return (bits & 0x80) != 0 ? -magnitude : magnitude;
+  }
+};
+
 namespace detail {
 
 template <class T>
 constexpr DLDataType dtype_of() noexcept {
   constexpr bool integer = std::is_integral_v<T> && std::is_signed_v<T> && (sizeof(T) == 4 || sizeof(T) == 8);
-  constexpr bool bf16 = std::is_same_v<T, bfloat16>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || bf16 || integer,
-                "tensors hold float, double, bfloat16, or signed integers of 32 or 64 bits");
+  constexpr bool bf16 = std::is_same_v<T, bfloat16>, e4m3 = std::is_same_v<T, float8_e4m3fn>;
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || bf16 || e4m3 || integer,
+                "tensors hold float, double, bfloat16, float8_e4m3fn, or signed integers of 32 or 64 bits");
   return {static_cast<std::uint8_t>(bf16      ? kDLBfloat
+                                    : e4m3    ? kDLFloat8_e4m3fn
                                     : integer ? kDLInt
                                               : kDLFloat),
           static_cast<std::uint8_t>(8 * sizeof(T)), 1};
@@ -419,6 +435,16 @@ struct ExpertsForward {
   void *stream = nullptr;
   void *workspace = nullptr; /* device memory; none on the CPU */
   std::uint64_t workspace_size = 0;
+  ConstTensorView gate_up_scale, down_scale; /* of weights in float8_e4m3fn */
+};
+
+/* Makes weights in float8_e4m3fn of others. */
+struct ExpertsQuantize {
+  ConstTensorView weight;
+  TensorView quantized, scale;
+  void *stream = nullptr;
+  void *workspace = nullptr; /* device memory; none on the CPU */
+  std::uint64_t workspace_size = 0;
 };
 
 struct ExpertsBackward {
@@ -540,6 +566,14 @@ inline void fill(Borrowed &borrow, const ExpertsForward &a, gmoe_experts_forward
   c.down_bias = borrow("down_bias", a.down_bias);
   c.output = borrow("output", a.output);
   c.pre_activation = borrow("pre_activation", a.pre_activation);
+  c.gate_up_scale = borrow("gate_up_scale", a.gate_up_scale);
+  c.down_scale = borrow("down_scale", a.down_scale);
+}
+
+inline void fill(Borrowed &borrow, const ExpertsQuantize &a, gmoe_experts_quantize_args &c) {
+  c.weight = borrow("weight", a.weight);
+  c.quantized = borrow("quantized", a.quantized);
+  c.scale = borrow("scale", a.scale);
 }
 
 inline void fill(Borrowed &borrow, const ExpertsBackward &a, gmoe_experts_backward_args &c) {
@@ -559,13 +593,27 @@ inline void fill(Borrowed &borrow, const ExpertsBackward &a, gmoe_experts_backwa
   c.grad_down_bias = borrow("grad_down_bias", a.grad_down_bias);
 }
 
+/* The options of one call in C; nothing for arguments that have none. */
+template <class Arguments, class = void>
+struct Options {
+  template <class A>
+  Options(const A &, Arguments &) {}
+};
+template <class Arguments>
+struct Options<Arguments, std::void_t<decltype(Arguments::options)>> {
+  template <class A>
+  Options(const A &a, Arguments &c) : options(a.options.c()) {
+    c.options = &options;
+  }
+  std::remove_const_t<std::remove_pointer_t<decltype(Arguments::options)>> options;
+};
+
 /* The C arguments of one call, with what they point to. */
 template <class Arguments>
 class Call {
  public:
   template <class A>
-  Call(const A &a, Arguments defaults) : options_(a.options.c()), c_(defaults) {
-    c_.options = &options_;
+  Call(const A &a, Arguments defaults) : c_(defaults), options_(a, c_) {
     fill(borrow_, a, c_);
     c_.stream = a.stream;
     c_.workspace = a.workspace;
@@ -587,9 +635,9 @@ class Call {
   }
 
  private:
-  std::remove_const_t<std::remove_pointer_t<decltype(Arguments::options)>> options_;
-  Borrowed borrow_;
   Arguments c_;
+  Options<Arguments> options_;
+  Borrowed borrow_;
 };
 
 /* What owners of handles call at their end. A child of fork() cannot destroy anything, and
@@ -750,6 +798,15 @@ class Engine {
         .size(gmoe_experts_backward_workspace_size, handle());
   }
 
+  Status try_experts_quantize(const ExpertsQuantize &a) const {
+    return detail::Call<gmoe_experts_quantize_args>(a, GMOE_EXPERTS_QUANTIZE_ARGS_INIT)
+        .run(gmoe_experts_quantize, handle());
+  }
+  Result<std::uint64_t> try_experts_quantize_workspace_size(const ExpertsQuantize &a) const {
+    return detail::Call<gmoe_experts_quantize_args>(a, GMOE_EXPERTS_QUANTIZE_ARGS_INIT)
+        .size(gmoe_experts_quantize_workspace_size, handle());
+  }
+
 #if GENESIS_MOE_EXCEPTIONS
   explicit Engine(const EngineOptions &options = {}) : Engine(try_create(options).value()) {}
   Counters counters() const { return try_counters().value(); }
@@ -785,6 +842,10 @@ class Engine {
   void experts_backward(const ExpertsBackward &a) const { try_experts_backward(a).require(); }
   std::uint64_t experts_backward_workspace_size(const ExpertsBackward &a) const {
     return try_experts_backward_workspace_size(a).value();
+  }
+  void experts_quantize(const ExpertsQuantize &a) const { try_experts_quantize(a).require(); }
+  std::uint64_t experts_quantize_workspace_size(const ExpertsQuantize &a) const {
+    return try_experts_quantize_workspace_size(a).value();
   }
 #endif
 

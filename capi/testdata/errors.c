@@ -8,6 +8,7 @@ static void nulls(void) {
   gmoe_counters counters = GMOE_COUNTERS_INIT;
   gmoe_router_report report = GMOE_ROUTER_REPORT_INIT;
   gmoe_router_report_args report_args = GMOE_ROUTER_REPORT_ARGS_INIT;
+  gmoe_experts_quantize_args quantize = GMOE_EXPERTS_QUANTIZE_ARGS_INIT;
   layer_init(&l, 1);
   FAILS(gmoe_device_count(kDLCPU, NULL), GMOE_INVALID_ARGUMENT, "out: is NULL");
   FAILS(gmoe_engine_create(NULL, NULL), GMOE_INVALID_ARGUMENT, "out: is NULL");
@@ -20,6 +21,8 @@ static void nulls(void) {
   FAILS(gmoe_router_report_compute(engine, &report_args, NULL), GMOE_INVALID_ARGUMENT, "out: is NULL");
   FAILS(gmoe_experts_forward(engine, NULL), GMOE_INVALID_ARGUMENT, "args: is NULL");
   FAILS(gmoe_experts_backward(engine, NULL), GMOE_INVALID_ARGUMENT, "args: is NULL");
+  FAILS(gmoe_experts_quantize(engine, NULL), GMOE_INVALID_ARGUMENT, "args: is NULL");
+  FAILS(gmoe_experts_quantize(engine, &quantize), GMOE_INVALID_ARGUMENT, "weight: is missing");
   FAILS(gmoe_router_forward(NULL, &l.route), GMOE_INVALID_HANDLE, "engine");
   OK(gmoe_engine_destroy(NULL));
   l.route.options = NULL;

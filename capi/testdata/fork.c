@@ -13,6 +13,7 @@ int main(void) {
   gmoe_router_report_args report_args = GMOE_ROUTER_REPORT_ARGS_INIT;
   gmoe_router_report report = GMOE_ROUTER_REPORT_INIT;
   gmoe_experts_backward_args experts_backward = GMOE_EXPERTS_BACKWARD_ARGS_INIT;
+  gmoe_experts_quantize_args quantize = GMOE_EXPERTS_QUANTIZE_ARGS_INIT;
   gmoe_recorder_options record = GMOE_RECORDER_OPTIONS_INIT;
   gmoe_meter_reading reading = GMOE_METER_READING_INIT;
   gmoe_meter *meter;
@@ -43,6 +44,7 @@ int main(void) {
     FAILS(gmoe_router_report_compute(engine, &report_args, &report), GMOE_FORKED, "fork");
     FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_FORKED, "fork");
     FAILS(gmoe_experts_backward(engine, &experts_backward), GMOE_FORKED, "fork");
+    FAILS(gmoe_experts_quantize(engine, &quantize), GMOE_FORKED, "fork");
     FAILS(gmoe_engine_expert_work(engine, 1, NULL, 0, &needed), GMOE_FORKED, "fork");
     FAILS(gmoe_meter_create(NULL, &meter), GMOE_FORKED, "fork");
     FAILS(gmoe_meter_begin(meter, "other"), GMOE_FORKED, "fork");

@@ -21,7 +21,8 @@ int main(void) {
   IS(gmoe_clans_descend_args, GMOE_CLANS_DESCEND_ARGS_INIT, 104)
   IS(gmoe_clans_observe_args, GMOE_CLANS_OBSERVE_ARGS_INIT, 144)
   IS(gmoe_experts_options, GMOE_EXPERTS_OPTIONS_INIT, 28)
-  IS(gmoe_experts_forward_args, GMOE_EXPERTS_FORWARD_ARGS_INIT, 112)
+  IS(gmoe_experts_forward_args, GMOE_EXPERTS_FORWARD_ARGS_INIT, 128)
   IS(gmoe_experts_backward_args, GMOE_EXPERTS_BACKWARD_ARGS_INIT, 152)
+  IS(gmoe_experts_quantize_args, GMOE_EXPERTS_QUANTIZE_ARGS_INIT, 56)
   return gmoe_abi_version() == GMOE_ABI_VERSION ? 0 : 1;
 }

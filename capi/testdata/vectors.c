@@ -94,9 +94,12 @@ static const struct field report_numbers[] = {
 
 #define FFN(name) FIELD(gmoe_experts_forward_args, name, 't')
 static const struct field experts_forward[] = {
-    FFN(hidden_states), FFN(top_k_index), FFN(top_k_weights), FFN(gate_up_proj),   FFN(gate_up_bias),
-    FFN(down_proj),     FFN(down_bias),   FFN(output),        FFN(pre_activation), {NULL, 0, 0},
+    FFN(hidden_states), FFN(top_k_index), FFN(top_k_weights),  FFN(gate_up_proj),  FFN(gate_up_bias), FFN(down_proj),
+    FFN(down_bias),     FFN(output),      FFN(pre_activation), FFN(gate_up_scale), FFN(down_scale),   {NULL, 0, 0},
 };
+
+#define QUANTIZE(name) FIELD(gmoe_experts_quantize_args, name, 't')
+static const struct field experts_quantize[] = {QUANTIZE(weight), QUANTIZE(quantized), QUANTIZE(scale), {NULL, 0, 0}};
 
 #define FFN_BACK(name) FIELD(gmoe_experts_backward_args, name, 't')
 static const struct field experts_backward[] = {
@@ -145,7 +148,7 @@ static void set_numbers(void *of, const struct field *fields, const struct vecto
 /* The tensors of the case at hand. */
 static struct {
   DLTensor tensor;
-  double memory[256]; /* of 8 bytes: enough for any element */
+  double memory[1024]; /* of 8 bytes: enough for any element */
 } pool[48];
 static int used;
 
@@ -159,7 +162,16 @@ static int is_wide(const char *name) {
   return 0;
 }
 
+/* The number that 8 bits of float8_e4m3fn are. */
+static double e4m3(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  const double magnitude = exponent == 0 ? ldexp(mantissa, -9) : ldexp(8 + mantissa, exponent - 10);
+  if ((bits & 0x7f) == 0x7f) return NAN;
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
 static double load(const DLTensor *t, size_t i) {
+  if (t->dtype.bits == 8) return e4m3(((uint8_t *)t->data)[i]);
   if (t->dtype.code == kDLInt) return t->dtype.bits == 32 ? ((int32_t *)t->data)[i] : (double)((int64_t *)t->data)[i];
   if (t->dtype.bits == 64) return ((double *)t->data)[i];
   if (t->dtype.bits == 32) return ((float *)t->data)[i];
@@ -178,7 +190,11 @@ static void store(const DLTensor *t, size_t i, double value) {
     ((double *)t->data)[i] = value;
   else if (t->dtype.bits == 32)
     ((float *)t->data)[i] = (float)value;
-  else {
+  else if (t->dtype.bits == 8) {
+    uint8_t bits = 0;
+    while (e4m3(bits) != value) bits++; /* exact for what the files hold */
+    ((uint8_t *)t->data)[i] = bits;
+  } else {
     const float narrow = (float)value; /* exact for what the files hold */
     uint32_t word;
     memcpy(&word, &narrow, sizeof word);
@@ -203,6 +219,11 @@ static void set_tensors(void *of, const struct field *fields, const struct vecto
       t->dtype.bits = tensors->dtype == 'i' ? 32 : 64;
     } else if (tensors->dtype == 'd') {
       t->dtype.bits = 64;
+    } else if (tensors->dtype == 'e') {
+      t->dtype.code = kDLFloat8_e4m3fn;
+      t->dtype.bits = 8;
+    } else if (tensors->dtype == 'f') {
+      t->dtype.bits = 32;
     } else if (dtype == FLOAT32 || (dtype == BFLOAT16 && is_wide(tensors->name))) {
       t->dtype.bits = 32;
     } else if (dtype == BFLOAT16) {
@@ -289,6 +310,27 @@ static void pass_experts(const struct vector_case *c) {
   set_tensors(&backward, experts_backward, c->grad_inputs, 0);
   succeed(gmoe_experts_backward(engine, &backward));
   require_agreement(&backward, experts_backward, c->grad_inputs, 0);
+}
+
+static gmoe_status quantize(const struct vector_case *c, gmoe_experts_quantize_args *args) {
+  const gmoe_experts_quantize_args empty = GMOE_EXPERTS_QUANTIZE_ARGS_INIT;
+  *args = empty;
+  set_tensors(args, experts_quantize, c->inputs, 1);
+  set_tensors(args, experts_quantize, c->outputs, 0);
+  return gmoe_experts_quantize(engine, args);
+}
+
+static void pass_e4m3(const struct vector_case *c) {
+  gmoe_experts_forward_args forward;
+  gmoe_experts_quantize_args made;
+  gmoe_experts_options options;
+  if (strcmp(c->operation, "quantize") == 0) {
+    succeed(quantize(c, &made));
+    require_agreement(&made, experts_quantize, c->outputs, 0);
+  } else {
+    succeed(run(c, &forward, &options));
+    require_agreement(&forward, experts_forward, c->outputs, 0);
+  }
 }
 
 static gmoe_status update(const struct vector_case *c, gmoe_router_update_args *args, gmoe_router_options *options) {
@@ -378,9 +420,11 @@ static void refuse(const struct vector_case *c) {
   gmoe_router_report out;
   gmoe_clans_descend_args descend_args;
   gmoe_clans_observe_args observe_args;
+  gmoe_experts_quantize_args quantize_args;
   gmoe_clans_options clans;
   if (strcmp(c->operation, "router") == 0) status = route(c, &route_args, &router);
   if (strcmp(c->operation, "experts") == 0) status = run(c, &run_args, &experts);
+  if (strcmp(c->operation, "quantize") == 0) status = quantize(c, &quantize_args);
   if (strcmp(c->operation, "update") == 0) status = update(c, &update_args, &router);
   if (strcmp(c->operation, "report") == 0) status = report(c, &out);
   if (strcmp(c->operation, "descend") == 0) status = descend(c, &descend_args, &clans);
@@ -409,10 +453,12 @@ int main(void) {
   EACH(update_cases, FLOAT32, pass_update);
   EACH(report_cases, FLOAT32, pass_report);
   EACH(clans_cases, BFLOAT16, pass_clans);
+  EACH(e4m3_cases, BFLOAT16, pass_e4m3);
   EACH(refused_cases, FLOAT32, refuse);
   OK(gmoe_engine_destroy(engine));
   printf("%d cases\n", (int)(sizeof router_cases / sizeof *router_cases + sizeof experts_cases / sizeof *experts_cases +
                              sizeof update_cases / sizeof *update_cases + sizeof report_cases / sizeof *report_cases +
-                             sizeof clans_cases / sizeof *clans_cases + sizeof refused_cases / sizeof *refused_cases));
+                             sizeof clans_cases / sizeof *clans_cases + sizeof e4m3_cases / sizeof *e4m3_cases +
+                             sizeof refused_cases / sizeof *refused_cases));
   return 0;
 }

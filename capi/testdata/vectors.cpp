@@ -54,8 +54,12 @@ const Members<gm::RouterReport> router_report{{M(logits), M(top_k_index), M(pric
 #undef M
 #define M(name) MEMBER(gm::ExpertsForward, name)
 const Members<gm::ExpertsForward> experts_forward{
-    {M(hidden_states), M(top_k_index), M(top_k_weights), M(gate_up_proj), M(gate_up_bias), M(down_proj), M(down_bias)},
+    {M(hidden_states), M(top_k_index), M(top_k_weights), M(gate_up_proj), M(gate_up_bias), M(down_proj), M(down_bias),
+     M(gate_up_scale), M(down_scale)},
     {M(output), M(pre_activation)}};
+#undef M
+#define M(name) MEMBER(gm::ExpertsQuantize, name)
+const Members<gm::ExpertsQuantize> experts_quantize{{M(weight)}, {M(quantized), M(scale)}};
 #undef M
 #define M(name) MEMBER(gm::ExpertsBackward, name)
 const Members<gm::ExpertsBackward> experts_backward{{M(grad_output), M(hidden_states), M(top_k_index), M(top_k_weights),
@@ -126,7 +130,7 @@ gm::ClansOptions clans_options(const vector_case &c) {
 }
 
 using Memory = std::variant<std::vector<double>, std::vector<float>, std::vector<gm::bfloat16>,
-                            std::vector<std::int32_t>, std::vector<std::int64_t>>;
+                            std::vector<gm::float8_e4m3fn>, std::vector<std::int32_t>, std::vector<std::int64_t>>;
 
 template <class T>
 Memory filled(const vector_tensor &t, std::size_t elements) {
@@ -134,6 +138,8 @@ Memory filled(const vector_tensor &t, std::size_t elements) {
   for (std::size_t i = 0; i < t.elements && i < elements; i++) {
     if constexpr (std::is_same_v<T, gm::bfloat16>)
       memory[i] = T(static_cast<float>(t.values[i]));
+    else if constexpr (std::is_same_v<T, gm::float8_e4m3fn>)
+      while (static_cast<double>(static_cast<float>(memory[i])) != t.values[i]) memory[i].bits++; /* exact */
     else
       memory[i] = static_cast<T>(t.values[i]);
   }
@@ -165,9 +171,11 @@ struct Pass {
       made = filled<std::int32_t>(source, elements);
     else if (t.dtype == 'l')
       made = filled<std::int64_t>(source, elements);
-    else if (t.dtype == 'd' || dtype == DType::float64)
+    else if (t.dtype == 'e')
+      made = filled<gm::float8_e4m3fn>(source, elements);
+    else if (t.dtype != 'f' && (t.dtype == 'd' || dtype == DType::float64))
       made = filled<double>(source, elements);
-    else if (dtype == DType::float32 || wide(t.name))
+    else if (t.dtype == 'f' || dtype == DType::float32 || wide(t.name))
       made = filled<float>(source, elements);
     else
       made = filled<gm::bfloat16>(source, elements);
@@ -219,7 +227,7 @@ struct Pass {
 
   template <class T>
   static double number(T value) {
-    if constexpr (std::is_same_v<T, gm::bfloat16>)
+    if constexpr (std::is_same_v<T, gm::bfloat16> || std::is_same_v<T, gm::float8_e4m3fn>)
       return static_cast<double>(static_cast<float>(value));
     else
       return static_cast<double>(value);
@@ -286,6 +294,20 @@ struct Pass {
     require_agreement(c.outputs);
   }
 
+  gm::ExpertsQuantize making() {
+    gm::ExpertsQuantize arguments;
+    give(arguments, experts_quantize, c.inputs);
+    want(arguments, experts_quantize, c.outputs);
+    return arguments;
+  }
+  void e4m3() {
+    if (std::string(c.operation) == "quantize")
+      engine.experts_quantize(making());
+    else
+      engine.experts_forward(run());
+    require_agreement(c.outputs);
+  }
+
   gm::RouterReport seen() {
     gm::RouterReport arguments;
     arguments.options = router_options(c);
@@ -332,6 +354,7 @@ struct Pass {
     try {
       if (operation == "router") status = engine.try_router_forward(route()), engine.router_forward(route());
       if (operation == "experts") status = engine.try_experts_forward(run()), engine.experts_forward(run());
+      if (operation == "quantize") status = engine.try_experts_quantize(making()), engine.experts_quantize(making());
       if (operation == "update") status = engine.try_router_update(step()), engine.router_update(step());
       if (operation == "report") status = engine.try_router_report(seen()).error(), (void)engine.router_report(seen());
       if (operation == "descend") status = engine.try_clans_descend(descent()), engine.clans_descend(descent());
@@ -368,6 +391,7 @@ int main() {
   cases += each(engine, update_cases, DType::float32, &Pass::update);
   cases += each(engine, report_cases, DType::float32, &Pass::report);
   cases += each(engine, clans_cases, DType::bfloat16, &Pass::clans);
+  cases += each(engine, e4m3_cases, DType::bfloat16, &Pass::e4m3);
   cases += each(engine, refused_cases, DType::float32, &Pass::refused);
   std::printf("%d cases\n", cases);
 }

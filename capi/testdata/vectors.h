@@ -1,5 +1,5 @@
 /* The cases of testdata/vectors as C data. The test writes vectors_data.h from the JSON:
- * arrays router_cases, experts_cases, update_cases, report_cases, clans_cases and refused_cases. */
+ * arrays router_cases, experts_cases, update_cases, report_cases, clans_cases, e4m3_cases and refused_cases. */
 #ifndef VECTORS_H_
 #define VECTORS_H_
 
@@ -13,7 +13,7 @@ struct vector_number {
 
 struct vector_tensor {
   const char *name;
-  char dtype; /* i int32, l int64, d float64; 0: floating, as the case is run in */
+  char dtype; /* i int32, l int64, d float64, f float32, e float8_e4m3fn; 0: floating, as the case is run in */
   int32_t ndim;
   int64_t shape[4];
   size_t elements;

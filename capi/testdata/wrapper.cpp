@@ -106,6 +106,44 @@ static void views() {
   static_assert(!std::is_constructible_v<gm::TensorView, const float *, gm::Shape>);
 }
 
+/* The same layer in 8 bits. The largest of a block is exact, and here every number is the largest or 0. */
+static void eight_bits() {
+  const gm::Engine engine = created();
+  const std::vector<float> x{3, 3, 5, 5}, gate_up{1, 0, 0, 1, 2, 0, 0, 2}, down{1, 1, -1, -1}, weights{1, 1};
+  const std::vector<std::int64_t> index{0, 1};
+  std::vector<gm::float8_e4m3fn> gate_up_codes(8), down_codes(4);
+  std::vector<float> gate_up_scale(2), down_scale(2), exact(4), y(4);
+  gm::ExpertsQuantize quantize;
+  quantize.weight = gm::view(gate_up, {2, 2, 2});
+  quantize.quantized = gm::view(gate_up_codes, {2, 2, 2});
+  CHECK(mentions(engine.try_experts_quantize(quantize), GMOE_INVALID_ARGUMENT, "scale: is missing"));
+  quantize.scale = gm::view(gate_up_scale, {2, 1, 1});
+  CHECK(*engine.try_experts_quantize_workspace_size(quantize) == 0);
+  CHECK(engine.try_experts_quantize(quantize).ok());
+  CHECK(gate_up_scale[1] == 2.0f / 448 && gate_up_codes[0].bits == 0x7e && gate_up_codes[1].bits == 0);
+  quantize.weight = gm::view(down, {2, 2, 1});
+  quantize.quantized = gm::view(down_codes, {2, 2, 1});
+  quantize.scale = gm::view(down_scale, {2, 1, 1});
+  CHECK(engine.try_experts_quantize(quantize).ok() && down_codes[2].bits == 0xfe);
+
+  gm::ExpertsForward run;
+  run.hidden_states = gm::view(x, {2, 2});
+  run.top_k_index = gm::view(index, {2, 1});
+  run.top_k_weights = gm::view(weights, {2, 1});
+  run.gate_up_proj = gm::view(gate_up, {2, 2, 2});
+  run.down_proj = gm::view(down, {2, 2, 1});
+  run.output = gm::view(exact, {2, 2});
+  CHECK(engine.try_experts_forward(run).ok());
+  run.gate_up_proj = gm::view(gate_up_codes, {2, 2, 2});
+  run.down_proj = gm::view(down_codes, {2, 2, 1});
+  run.output = gm::view(y, {2, 2});
+  CHECK(mentions(engine.try_experts_forward(run), GMOE_INVALID_ARGUMENT, "gate_up_scale: is missing"));
+  run.gate_up_scale = gm::view(gate_up_scale, {2, 1, 1});
+  run.down_scale = gm::view(down_scale, {2, 1, 1});
+  CHECK(engine.try_experts_forward(run).ok());
+  for (std::size_t i = 0; i < y.size(); i++) CHECK(std::fabs(y[i] / exact[i] - 1) < 1e-5f);
+}
+
 /* Clan 0 is slot 2, clan 1 the plane x_0 = 0.5 with slots 0 and 1; a token at the plane is above it. */
 static void clans() {
   const gm::Engine engine = created();
@@ -220,6 +258,7 @@ static void exceptions() {
 int main() {
   engines();
   views();
+  eight_bits();
   clans();
   meters();
   monitors();

@@ -3,6 +3,7 @@
 package vector
 
 import (
+	"math"
 	"unsafe"
 
 	"github.com/genesis-moe/genesis-moe/core"
@@ -139,6 +140,44 @@ func toBF16(dst []core.BF16, src []float32) {
 			toBF16Twin(dst[:n], src)
 		}
 		dst, src = dst[n:], src[n:]
+	}
+}
+
+func fromE4M3(dst []float32, src []core.E4M3, scale float32) {
+	for len(dst) > 0 {
+		n := min(len(dst), preemptible)
+		switch active {
+		case avx512:
+			fromE4M3AVX512(n, data(dst), (*uint8)(data(src)), scale)
+		case avx2:
+			fromE4M3AVX2(n, data(dst), (*uint8)(data(src)), scale)
+		default:
+			fromE4M3Twin(dst[:n], src, scale)
+		}
+		dst, src = dst[n:], src[n:]
+	}
+}
+
+func roundE4M3(x []float32) {
+	if len(x) > preemptible || active == portable {
+		roundE4M3Twin(x)
+		return
+	}
+	var s float32
+	if active == avx512 {
+		s = largestMagnitudeAVX512(len(x), data(x))
+	} else {
+		s = largestMagnitudeAVX2(len(x), data(x))
+	}
+	switch s = e4m3Scale(s); {
+	case s-s != 0: // NaN or infinite
+		for i := range x {
+			x[i] = float32(math.NaN())
+		}
+	case active == avx512:
+		roundE4M3AVX512(len(x), data(x), s)
+	default:
+		roundE4M3AVX2(len(x), data(x), s)
 	}
 }
 

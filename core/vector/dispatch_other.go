@@ -12,6 +12,8 @@ func weightedSum(y []float32, rows []*float32, weights []float32) { weightedSumT
 func zero(y []float32)                                            { clear(y) }
 func fromBF16(dst []float32, src []core.BF16)                     { fromBF16Twin(dst, src) }
 func toBF16(dst []core.BF16, src []float32)                       { toBF16Twin(dst, src) }
+func fromE4M3(dst []float32, src []core.E4M3, scale float32)      { fromE4M3Twin(dst, src, scale) }
+func roundE4M3(x []float32)                                       { roundE4M3Twin(x) }
 func exp(y, x []float32)                                          { expTwin(y, x) }
 func softmax(y, x []float32)                                      { softmaxTwin(y, x) }
 func swiGLU(h, gate, up []float32)                                { swiGLUTwin(h, gate, up) }
@@ -25,6 +27,10 @@ func gemmNT(m, n, k int, x *float32, ldx int, w *float32, ldw int, y *float32, l
 }
 
 func gemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *float32, ldy int, accumulate bool) {
+	gemmNTTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+}
+
+func gemmNTE4M3(m, n, k int, x *float32, ldx int, w *core.E4M3, ldw int, y *float32, ldy int, accumulate bool) {
 	gemmNTTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
 }
 

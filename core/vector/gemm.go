@@ -42,6 +42,17 @@ func GemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *floa
 	}
 }
 
+// GemmNTE4M3 is [GemmNT] with a w of e4m3.
+func GemmNTE4M3(m, n, k int, x *float32, ldx int, w *core.E4M3, ldw int, y *float32, ldy int, accumulate bool) {
+	if k <= 0 {
+		emptyProduct(m, n, y, ldy, accumulate)
+		return
+	}
+	if m > 0 && n > 0 {
+		gemmNTE4M3(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+	}
+}
+
 // GemmNN multiplies by a matrix:
 //
 //	y[m,n] = x[m,k] w[k,n]      (y += with accumulate)

@@ -9,7 +9,7 @@ import (
 )
 
 // rowKernel multiplies a fixed number of rows of x, in assembly.
-type rowKernel[W float32 | uint16] func(n, k int, x *float32, ldx int, w *W, ldw, ahead1, ahead2 int, y *float32, ldy int, accumulate bool)
+type rowKernel[W float32 | uint16 | uint8] func(n, k int, x *float32, ldx int, w *W, ldw, ahead1, ahead2 int, y *float32, ldy int, accumulate bool)
 
 // Kernels by level, for 1, 2, ... rows.
 var (
@@ -20,6 +20,10 @@ var (
 	ntBF16Kernels = [...][]rowKernel[uint16]{
 		avx2:   {gemmNTBF161AVX2, gemmNTBF162AVX2, gemmNTBF163AVX2},
 		avx512: {gemmNTBF161AVX512, gemmNTBF162AVX512, gemmNTBF163AVX512, gemmNTBF164AVX512, gemmNTBF165AVX512, gemmNTBF166AVX512},
+	}
+	ntE4M3Kernels = [...][]rowKernel[uint8]{
+		avx2:   {gemmNTE4M31AVX2, gemmNTE4M32AVX2},
+		avx512: {gemmNTE4M31AVX512, gemmNTE4M32AVX512, gemmNTE4M33AVX512, gemmNTE4M34AVX512, gemmNTE4M35AVX512},
 	}
 	nnKernels = [...][]rowKernel[float32]{
 		avx2:   {gemmNN1AVX2, gemmNN2AVX2, gemmNN3AVX2, gemmNN4AVX2, gemmNN5AVX2, gemmNN6AVX2},
@@ -53,12 +57,20 @@ func gemmNTBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *floa
 	panelsNT(ntBF16Kernels[active], m, n, k, x, ldx, (*uint16)(w), ldw, y, ldy, accumulate)
 }
 
+func gemmNTE4M3(m, n, k int, x *float32, ldx int, w *core.E4M3, ldw int, y *float32, ldy int, accumulate bool) {
+	if active == portable {
+		gemmNTTwin(m, n, k, x, ldx, w, ldw, y, ldy, accumulate)
+		return
+	}
+	panelsNT(ntE4M3Kernels[active], m, n, k, x, ldx, (*uint8)(w), ldw, y, ldy, accumulate)
+}
+
 // panelsNT covers y by panels of few columns: all rows of x pass over the rows of
 // w of one panel while those are in the cache, and ask for those of the next on
 // the way, in equal parts so that memory never rests. k goes in chunks, so that
 // the rows of x stay in the cache too; the chunks depend on k alone, and with them
 // the order of additions.
-func panelsNT[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
+func panelsNT[W float32 | uint16 | uint8](kernels []rowKernel[W], m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
 	blocks := (m + len(kernels) - 1) / len(kernels)
 	chunk := chunkNT
 	if k > chunkNT {

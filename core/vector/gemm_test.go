@@ -18,7 +18,7 @@ const canaryBF16 = core.BF16(0x7fcb)
 
 // matrix is rows x columns with ld elements from row to row; the memory ends with
 // the last row's last element.
-type matrix[E float32 | core.BF16] struct {
+type matrix[E float32 | core.BF16 | core.E4M3] struct {
 	data              []E
 	rows, columns, ld int
 }
@@ -32,7 +32,7 @@ func (a matrix[E]) base() *E {
 
 func (a matrix[E]) at(i, j int) *E { return &a.data[i*a.ld+j] }
 
-func newMatrix[E float32 | core.BF16](r *region, atEnd bool, rows, columns, gap int, fill E, value func() E) matrix[E] {
+func newMatrix[E float32 | core.BF16 | core.E4M3](r *region, atEnd bool, rows, columns, gap int, fill E, value func() E) matrix[E] {
 	a := matrix[E]{rows: rows, columns: columns, ld: columns + gap}
 	n := 0
 	if rows > 0 && columns > 0 {

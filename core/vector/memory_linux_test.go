@@ -28,7 +28,7 @@ func newRegion(t *testing.T) *region {
 }
 
 // take cuts n elements off the end or the start of a region.
-func take[E float32 | core.BF16](r *region, n int, atEnd bool) []E {
+func take[E float32 | core.BF16 | core.E4M3](r *region, n int, atEnd bool) []E {
 	var e E
 	start := 0
 	if atEnd {

@@ -13,4 +13,4 @@ type region struct{}
 
 func newRegion(*testing.T) *region { return &region{} }
 
-func take[E float32 | core.BF16](_ *region, n int, _ bool) []E { return make([]E, n) }
+func take[E float32 | core.BF16 | core.E4M3](_ *region, n int, _ bool) []E { return make([]E, n) }

@@ -14,14 +14,18 @@ func rowOf[E any](base *E, ld, i, n int) []E {
 }
 
 // widen is the value of a weight.
-func widen[W float32 | core.BF16](w W) float32 {
-	if b, ok := any(w).(core.BF16); ok {
+func widen[W float32 | core.BF16 | core.E4M3](w W) float32 {
+	switch b := any(w).(type) {
+	case core.BF16:
 		return math.Float32frombits(uint32(b) << 16)
+	case core.E4M3:
+		return b.Float32()
+	default:
+		return float32(w)
 	}
-	return float32(w)
 }
 
-func gemmNTTwin[W float32 | core.BF16](m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
+func gemmNTTwin[W float32 | core.BF16 | core.E4M3](m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
 	for j := range n {
 		wj := rowOf(w, ldw, j, k)
 		for i := range m {

@@ -33,3 +33,13 @@ func gemmNTBF162AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahea
 //
 //go:noescape
 func gemmNTBF163AVX2(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNTE4M31AVX2 is y[1,n] (+)= x[1,k] w[n,k]^T.
+//
+//go:noescape
+func gemmNTE4M31AVX2(n int, k int, x *float32, ldx int, w *uint8, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNTE4M32AVX2 is y[2,n] (+)= x[2,k] w[n,k]^T.
+//
+//go:noescape
+func gemmNTE4M32AVX2(n int, k int, x *float32, ldx int, w *uint8, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)

@@ -63,3 +63,28 @@ func gemmNTBF165AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ah
 //
 //go:noescape
 func gemmNTBF166AVX512(n int, k int, x *float32, ldx int, w *uint16, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNTE4M31AVX512 is y[1,n] (+)= x[1,k] w[n,k]^T.
+//
+//go:noescape
+func gemmNTE4M31AVX512(n int, k int, x *float32, ldx int, w *uint8, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNTE4M32AVX512 is y[2,n] (+)= x[2,k] w[n,k]^T.
+//
+//go:noescape
+func gemmNTE4M32AVX512(n int, k int, x *float32, ldx int, w *uint8, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNTE4M33AVX512 is y[3,n] (+)= x[3,k] w[n,k]^T.
+//
+//go:noescape
+func gemmNTE4M33AVX512(n int, k int, x *float32, ldx int, w *uint8, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNTE4M34AVX512 is y[4,n] (+)= x[4,k] w[n,k]^T.
+//
+//go:noescape
+func gemmNTE4M34AVX512(n int, k int, x *float32, ldx int, w *uint8, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)
+
+// gemmNTE4M35AVX512 is y[5,n] (+)= x[5,k] w[n,k]^T.
+//
+//go:noescape
+func gemmNTE4M35AVX512(n int, k int, x *float32, ldx int, w *uint8, ldw int, ahead1 int, ahead2 int, y *float32, ldy int, accumulate bool)

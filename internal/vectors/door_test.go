@@ -50,6 +50,12 @@ func (d door) pack(name string, t Tensor, values []float64) *core.Tensor {
 		return pack[float32](t, values)
 	case core.Float64:
 		return pack[float64](t, values)
+	case core.Float8E4M3:
+		packed := make([]core.E4M3, len(values))
+		for i, v := range values {
+			packed[i] = core.E4M3Of(float32(v))
+		}
+		return core.FromSlice(packed, t.Shape...)
 	}
 	packed := make([]core.BF16, len(values))
 	for i, v := range values {
@@ -78,6 +84,12 @@ func unpack(t *core.Tensor) []float64 {
 		return widen(core.Slice[float64](t, 0, t.Elements()))
 	}
 	var values []float64
+	if t.DType == core.Float8E4M3 {
+		for _, v := range core.Slice[core.E4M3](t, 0, t.Elements()) {
+			values = append(values, float64(v.Float32()))
+		}
+		return values
+	}
 	for _, v := range core.Slice[core.BF16](t, 0, t.Elements()) {
 		values = append(values, float64(math.Float32frombits(uint32(v)<<16)))
 	}
@@ -213,6 +225,29 @@ func TestExperts(t *testing.T) {
 	})
 }
 
+func (d door) quantize() (core.ExpertsQuantizeArgs, error) {
+	arguments := core.ExpertsQuantizeArgs{}
+	d.give(&arguments, d.Inputs)
+	d.want(&arguments, d.Outputs)
+	return arguments, experts.Quantize(d.engine, &arguments)
+}
+
+func TestE4M3(t *testing.T) {
+	eachCase(t, "e4m3", all, func(d door) {
+		if d.Operation == "quantize" {
+			quantize, err := d.quantize()
+			require.NoError(d, err)
+			d.requireAgreement(&quantize, d.Outputs)
+			return
+		}
+		forward := core.ExpertsForwardArgs{Options: d.expertsOptions()}
+		d.give(&forward, d.Inputs)
+		d.want(&forward, d.Outputs)
+		require.NoError(d, experts.Forward(d.engine, &forward))
+		d.requireAgreement(&forward, d.Outputs)
+	})
+}
+
 func (d door) update() (core.RouterUpdateArgs, error) {
 	update := core.RouterUpdateArgs{Options: d.routerOptions()}
 	d.give(&update, d.Inputs)
@@ -293,6 +328,8 @@ func TestRefused(t *testing.T) {
 			d.give(&arguments, d.Inputs)
 			d.want(&arguments, d.Outputs)
 			err = experts.Forward(d.engine, &arguments)
+		case "quantize":
+			_, err = d.quantize()
 		case "update":
 			_, err = d.update()
 		case "report":

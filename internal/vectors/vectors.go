@@ -12,7 +12,7 @@ import (
 )
 
 // Files are the names of the files, without .json.
-var Files = []string{"router", "experts", "update", "report", "clans", "refused"}
+var Files = []string{"router", "experts", "update", "report", "clans", "e4m3", "refused"}
 
 // Tolerances are what a floating result may be off, by dtype.
 type Tolerances map[string]float64
@@ -60,6 +60,10 @@ func (t Tensor) DTypeOf(name string, floating core.DType) core.DType {
 		return core.Int64
 	case t.DType == "float64":
 		return core.Float64
+	case t.DType == "float32":
+		return core.Float32
+	case t.DType == "float8_e4m3fn":
+		return core.Float8E4M3
 	case floating != core.BFloat16:
 		return floating
 	}

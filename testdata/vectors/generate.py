@@ -44,13 +44,22 @@ def grid(*shape: int, below: float = 2.0) -> Tensor:
     return torch.randint(-most, most + 1, shape).double() / 64
 
 
-def record(tensors: dict[str, Tensor | None]) -> Record:
-    """Tensors as JSON; those that are None are left out."""
-    return {name: _tensor(name, value) for name, value in tensors.items() if value is not None}
+def record(
+    tensors: dict[str, Tensor | None], single: tuple[str, ...] = ("gate_up_scale", "down_scale")
+) -> Record:
+    """Tensors as JSON; those that are None are left out. single: what is float32 in every case."""
+    return {name: _tensor(name, value, single) for name, value in tensors.items() if value is not None}
 
 
-def _tensor(name: str, value: Tensor) -> Record:
-    flat = value.detach().reshape(-1).tolist()
+def _tensor(name: str, value: Tensor, single: tuple[str, ...]) -> Record:
+    flat = (
+        value.detach().double().reshape(-1).tolist()
+        if value.is_floating_point()
+        else value.reshape(-1).tolist()
+    )
+    if name in single or value.dtype == torch.float8_e4m3fn:
+        dtype = "float32" if name in single else "float8_e4m3fn"
+        return {"dtype": dtype, "shape": list(value.shape), "values": [_short(v) for v in flat]}
     if name in DOUBLE:
         return {"dtype": "float64", "shape": list(value.shape), "values": [_short(v) for v in flat]}
     if value.is_floating_point():
@@ -286,6 +295,129 @@ def experts_cases() -> list[Record]:
     ]
 
 
+# ------------------------------------------------------------ weights in 8 bits
+
+
+def scales(experts: int, rows: int, columns: int) -> Tensor:
+    """Scales of a weight: small multiples of a power of two, so that they are short in decimals."""
+    shape = experts, -(-rows // 128), -(-columns // 128)
+    return torch.randint(1, 8, shape).float() / 256
+
+
+def codes(*shape: int) -> Tensor:
+    """Numbers of e4m3 of every exponent."""
+    return (torch.randn(*shape) * 2.0 ** torch.randint(-3, 7, shape)).to(torch.float8_e4m3fn)
+
+
+def scaled(
+    name: str,
+    *,
+    tokens: int = 3,
+    hidden: int = 3,
+    intermediate: int = 2,
+    num_experts: int = 2,
+    slots: int = 2,
+    bias: bool = False,
+    absent: bool = False,
+    **options: Any,
+) -> Record:
+    gated = options.get("gated", True)
+    rows = 2 * intermediate if gated else intermediate
+
+    def make() -> tuple[Record, float]:
+        inputs = {
+            "hidden_states": grid(tokens, hidden),
+            "top_k_index": torch.stack([torch.randperm(num_experts + absent)[:slots] for _ in range(tokens)]),
+            "top_k_weights": grid(tokens, slots, below=1),
+            "gate_up_proj": codes(num_experts, rows, hidden),
+            "gate_up_bias": grid(num_experts, rows, below=1) if bias else None,
+            "down_proj": codes(num_experts, hidden, intermediate),
+            "down_bias": grid(num_experts, hidden, below=1) if bias else None,
+            "gate_up_scale": scales(num_experts, rows, hidden),
+            "down_scale": scales(num_experts, hidden, intermediate),
+        }
+        names = ("hidden_states", "top_k_index", "top_k_weights", "gate_up_proj", "down_proj")
+        rest = {k: v for k, v in inputs.items() if k not in names}
+        output = reference.experts(*(inputs[k] for k in names), **rest, **options)
+        made = {
+            "name": name,
+            "operation": "experts",
+            "options": options,
+            "inputs": record(inputs),
+            "outputs": record({"output": output}),
+        }
+        # What is rounded between the products must fall on the same side in every dtype.
+        decoded = {
+            **inputs,
+            "hidden_states": reference.round_e4m3(inputs["hidden_states"]),
+            "gate_up_proj": reference.decode(inputs["gate_up_proj"], inputs["gate_up_scale"]),
+        }
+        z = pre_activation(decoded, inputs["top_k_index"])
+        h = torch.stack(
+            [
+                reference.activate(row, **{"activation": "silu", "gated": True, **ACTIVATION, **options})
+                for row in z
+            ]
+        )
+        return made, min(kink_margin(z, **options), reference.tie_margin(h))
+
+    return until_clear(make)
+
+
+ACTIVATION = {"interleaved": False, "alpha": 1.702, "limit": 7.0}
+
+
+def quantize(name: str, *shape: int, zeros: bool = False) -> Record:
+    torch.manual_seed(1)
+    experts, rows, columns = shape
+    weight = grid(*shape, below=3)
+    if zeros:
+        weight[0] = 0
+    quantized = torch.empty(shape, dtype=torch.float8_e4m3fn)
+    scale = torch.ones(experts, -(-rows // 128), -(-columns // 128))
+    for e in range(experts):
+        for i in range(scale.shape[1]):
+            for j in range(scale.shape[2]):
+                block = weight[e, 128 * i : 128 * i + 128, 128 * j : 128 * j + 128]
+                if block.any():
+                    # The largest is 448 times a short number, and so the scale is one.
+                    block[0, 0] = -448 * (1 + (e + i + j) % 3) / 128
+                    scale[e, i, j] = block.abs().max() / 448
+                numbers = (block / scale[e, i, j]).to(torch.float8_e4m3fn)
+                quantized[e, 128 * i : 128 * i + 128, 128 * j : 128 * j + 128] = numbers
+    return {
+        "name": name,
+        "operation": "quantize",
+        "options": {},
+        "inputs": record({"weight": weight}),
+        "outputs": record({"quantized": quantized, "scale": scale}, single=("scale",)),
+    }
+
+
+def e4m3_cases() -> list[Record]:
+    return [
+        scaled("SwiGLU in 8 bits"),
+        scaled("in 8 bits, biases, absent slots", bias=True, absent=True),
+        scaled("in 8 bits, interleaved", interleaved=True),
+        scaled("in 8 bits, relu, not gated", activation="relu", gated=False, bias=True),
+        scaled("in 8 bits, two blocks of hidden columns", hidden=130, intermediate=1, tokens=2),
+        scaled(
+            "in 8 bits, two blocks of rows",
+            hidden=2,
+            intermediate=130,
+            num_experts=1,
+            slots=1,
+            tokens=1,
+            activation="identity",
+            gated=False,
+        ),
+        quantize("one block", 1, 3, 4),
+        quantize("an expert of zeros", 2, 3, 4, zeros=True),
+        quantize("blocks of rows and of columns", 1, 130, 3),
+        quantize("blocks of columns", 1, 2, 131),
+    ]
+
+
 # -------------------------------------------------------- the step and the report
 
 
@@ -505,6 +637,7 @@ def refused(name: str, case: Record, names: str, status: str = "INVALID_ARGUMENT
 def refused_cases() -> list[Record]:
     trees, sums = descend("trees"), observe("sums", "tokens", "power", "histogram")
     ffn, route = experts("SwiGLU"), router("hamiltonian, cosine", price=True)
+    eight, made = scaled("SwiGLU in 8 bits"), quantize("one block", 1, 3, 4)
     budgeted = router("budgeted", budgeted=True, gap=0.25)
     groups = router("groups", mode="deepseek", experts=8, num_groups=4, top_k_groups=2)
     step = update(
@@ -535,6 +668,11 @@ def refused_cases() -> list[Record]:
             gated=False,
             gate_up_proj=grid(3, 2, 3),
         ),
+        refused("8 bits without scales", eight, "gate_up_scale", gate_up_scale=None),
+        refused("8 bits with scales of another shape", eight, "down_scale", down_scale=scales(2, 3, 200)),
+        refused("8 bits in one projection alone", eight, "down_proj", down_proj=grid(2, 3, 2)),
+        refused("scales without 8 bits", ffn, "gate_up_scale", gate_up_scale=scales(3, 4, 3)),
+        refused("a weight of two dimensions to make 8 bits of", made, "weight", weight=grid(3, 4)),
         refused("centroids of another width", route, "centroids", centroids=grid(4, 3)),
         refused("no centroids", route, "centroids", centroids=None),
         refused("more experts per token than there are", route, "top_k", top_k=5),
@@ -574,6 +712,7 @@ FILES: dict[str, Callable[[], list[Record]]] = {
     "update": update_cases,
     "report": report_cases,
     "clans": clans_cases,
+    "e4m3": e4m3_cases,
     "refused": refused_cases,
 }
 

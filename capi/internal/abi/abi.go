@@ -31,6 +31,7 @@ type (
 	ExpertsOptions      = C.gmoe_experts_options
 	ExpertsForwardArgs  = C.gmoe_experts_forward_args
 	ExpertsBackwardArgs = C.gmoe_experts_backward_args
+	ExpertsQuantizeArgs = C.gmoe_experts_quantize_args
 	MeterOptions        = C.gmoe_meter_options
 	MeterReading        = C.gmoe_meter_reading
 	RecorderOptions     = C.gmoe_recorder_options

@@ -47,7 +47,7 @@ func emptyCall(b *testing.B) unsafe.Pointer {
 	}
 	options := newExpertsOptions()
 	args := &ExpertsForwardArgs{
-		struct_size: 112, options: &options,
+		struct_size: 128, options: &options,
 		hidden_states: tensor(codeFloat, 32, 0, 3), top_k_index: tensor(codeInt, 64, 0, 2), top_k_weights: tensor(codeFloat, 32, 0, 2),
 		gate_up_proj: tensor(codeFloat, 32, 2, 6, 3), down_proj: tensor(codeFloat, 32, 2, 3, 3), output: tensor(codeFloat, 32, 0, 3),
 	}

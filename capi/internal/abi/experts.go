@@ -14,10 +14,11 @@ import "C"
 var (
 	expertsForwardCalls  pool[core.ExpertsForwardArgs]
 	expertsBackwardCalls pool[core.ExpertsBackwardArgs]
+	expertsQuantizeCalls pool[core.ExpertsQuantizeArgs]
 )
 
 // ExpertsForward decodes gmoe_experts_forward_args and runs do on them. The
-// arguments are valid only until do returns; so it is for ExpertsBackward.
+// arguments are valid only until do returns; so it is for the functions below.
 func ExpertsForward(p unsafe.Pointer, do func(*core.ExpertsForwardArgs) error) error {
 	return expertsForwardCalls.run(func(to *core.ExpertsForwardArgs, t *tensors) error {
 		a, err := grown[ExpertsForwardArgs]("args", p, unsafe.Offsetof(ExpertsForwardArgs{}.workspace), &t.room)
@@ -38,6 +39,8 @@ func ExpertsForward(p unsafe.Pointer, do func(*core.ExpertsForwardArgs) error) e
 			PreActivation: t.take("pre_activation", &a.pre_activation),
 			Stream:        stream(&a.stream),
 			Workspace:     workspace(&a.workspace, a.workspace_size),
+			GateUpScale:   t.take("gate_up_scale", &a.gate_up_scale),
+			DownScale:     t.take("down_scale", &a.down_scale),
 		}
 		return err
 	}, do)
@@ -71,6 +74,24 @@ func ExpertsBackward(p unsafe.Pointer, do func(*core.ExpertsBackwardArgs) error)
 			Workspace:        workspace(&a.workspace, a.workspace_size),
 		}
 		return err
+	}, do)
+}
+
+// ExpertsQuantize decodes gmoe_experts_quantize_args and runs do on them.
+func ExpertsQuantize(p unsafe.Pointer, do func(*core.ExpertsQuantizeArgs) error) error {
+	return expertsQuantizeCalls.run(func(to *core.ExpertsQuantizeArgs, t *tensors) error {
+		a, err := check[ExpertsQuantizeArgs]("args", p)
+		if err != nil {
+			return err
+		}
+		*to = core.ExpertsQuantizeArgs{
+			Weight:    t.take("weight", &a.weight),
+			Quantized: t.take("quantized", &a.quantized),
+			Scale:     t.take("scale", &a.scale),
+			Stream:    stream(&a.stream),
+			Workspace: workspace(&a.workspace, a.workspace_size),
+		}
+		return reserved("args", a.reserved)
 	}, do)
 }
 

@@ -6,6 +6,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -54,6 +55,7 @@ func (p *pages) take(n int) []byte {
 type bytes struct {
 	left []byte
 	size map[byte]int64 // of the letters of shapes, in this call
+	e4m3 bool           // the experts' weights are, with scales
 }
 
 // shapes are the ones that genesis_moe.h gives, one letter a dimension: R is T*K, Z is
@@ -67,8 +69,8 @@ var shapes = map[string]string{
 	"logits": "TE", "grad_logits": "TE",
 	"gate_up_proj": "EZH", "grad_gate_up_proj": "EZH", "gate_up_bias": "EZ", "grad_gate_up_bias": "EZ",
 	"down_proj": "EHI", "grad_down_proj": "EHI", "down_bias": "EH", "grad_down_bias": "EH",
-	"pre_activation": "RZ",
-	"clan_index":     "TK", "root": "C", "children": "N2", "direction": "NH", "threshold": "N", "slot_index": "TK", "slot_counts": "S",
+	"pre_activation": "RZ", "gate_up_scale": "Ezh", "down_scale": "Ehi", "weight": "EZH", "quantized": "EZH", "scale of quantized": "Ezh",
+	"clan_index": "TK", "root": "C", "children": "N2", "direction": "NH", "threshold": "N", "slot_index": "TK", "slot_counts": "S",
 	"binding": "TK", "mean": "SH", "axis": "SH", "scale": "S", "tokens": "S", "skipped": "S", "sum": "SH", "square": "S",
 	"power": "SH", "binding_sum": "S", "histogram": "SB",
 }
@@ -87,6 +89,10 @@ func newBytes(data []byte) *bytes {
 		b.size[letter] = int64(b.next() % 5)
 	}
 	b.size['R'], b.size['Z'] = b.size['T']*b.size['K'], 2*b.size['I']
+	for block, whole := range map[byte]byte{'z': 'Z', 'h': 'H', 'i': 'I'} {
+		b.size[block] = core.ScaleBlocks(b.size[whole])
+	}
+	b.e4m3 = b.next() < 96
 	if b.next() < 128 {
 		b.size['D'] = b.size['H']
 	}
@@ -119,6 +125,8 @@ func (b *bytes) tensor(p *pages, field string) uintptr {
 		return 0
 	case kind < 19:
 		return uintptr(kind)
+	case kind < 250 && (b.e4m3 && field == "pre_activation" || !b.e4m3 && strings.HasSuffix(field, "_scale")):
+		return 0
 	}
 	dtype := [2]byte{codeFloat, 32}
 	switch {
@@ -126,11 +134,13 @@ func (b *bytes) tensor(p *pages, field string) uintptr {
 		dtype = [2]byte{codeInt, 64}
 	case slices.Contains(narrow, field):
 		dtype = [2]byte{codeInt, 32}
+	case field == "quantized", b.e4m3 && (field == "gate_up_proj" || field == "down_proj"):
+		dtype = [2]byte{codeE4M3, 8}
 	case slices.Contains(doubles, field):
 		dtype = [2]byte{codeFloat, 64}
 	}
 	if b.next() > 240 {
-		dtype = [][2]byte{{codeFloat, 32}, {codeFloat, 64}, {codeBFloat, 16}, {codeInt, 32}, {codeInt, 64}}[b.next()%5]
+		dtype = [][2]byte{{codeFloat, 32}, {codeFloat, 64}, {codeBFloat, 16}, {codeInt, 32}, {codeInt, 64}, {codeE4M3, 8}}[b.next()%6]
 	}
 	d := (*DLTensor)(unsafe.Pointer(unsafe.SliceData(p.take(int(unsafe.Sizeof(DLTensor{}))))))
 	*(*uint8)(unsafe.Pointer(&d.dtype.code)) = uint8(b.odd(int64(dtype[0])))
@@ -211,7 +221,11 @@ func fill[S any](b *bytes, p *pages, options unsafe.Pointer, init S) unsafe.Poin
 			field := reflect.NewAt(fields.Field(i).Type, at).Elem()
 			switch field.Kind() {
 			case reflect.Pointer:
-				*(*uintptr)(at) = b.tensor(p, fields.Field(i).Name)
+				name := fields.Field(i).Name
+				if _, ok := any(init).(ExpertsQuantizeArgs); ok && name == "scale" {
+					name = "scale of quantized"
+				}
+				*(*uintptr)(at) = b.tensor(p, name)
 			case reflect.Int32, reflect.Int64, reflect.Uint32:
 				if limit, ok := limits[fields.Field(i).Name]; ok {
 					field.Set(reflect.ValueOf(b.odd(int64(b.next() % limit))).Convert(field.Type()))
@@ -411,6 +425,17 @@ func FuzzExpertsBackward(f *testing.F) {
 				return nil
 			}
 			return experts.Backward(e, a)
+		})
+	})
+}
+
+func FuzzExpertsQuantize(f *testing.F) {
+	fuzz(f, func(_ *testing.T, b *bytes, p *pages, e *core.Engine) error {
+		return ExpertsQuantize(fill(b, p, nil, ExpertsQuantizeArgs{}), func(a *core.ExpertsQuantizeArgs) error {
+			if !p.inside(a) {
+				return nil
+			}
+			return experts.Quantize(e, a)
 		})
 	})
 }

@@ -109,7 +109,7 @@ func newReport() Report {
 func TestOptionsAreChecked(t *testing.T) {
 	options := newExpertsOptions()
 	var args ExpertsForwardArgs
-	args.struct_size = 112
+	args.struct_size = 128
 	run := func() error {
 		return ExpertsForward(unsafe.Pointer(&args), func(a *core.ExpertsForwardArgs) error {
 			require.Equal(t, core.DefaultExpertsOptions(), a.Options)
@@ -140,7 +140,7 @@ func newExpertsOptions() ExpertsOptions {
 func TestStreamIsANumber(t *testing.T) {
 	options := newExpertsOptions()
 	var args ExpertsForwardArgs
-	args.struct_size = 112
+	args.struct_size = 128
 	args.options = &options
 	for _, value := range []uintptr{0, 1, 2, 0x7fff12345678} {
 		*(*uintptr)(unsafe.Pointer(&args.stream)) = value
@@ -174,14 +174,14 @@ func TestOlderStructs(t *testing.T) {
 	require.ErrorContains(t, ExpertsForward(old, do), "output: pointer 0xd is not an address")
 
 	*(*uint32)(old) = 95
-	require.ErrorContains(t, ExpertsForward(old, do), "args: struct_size 95, want 112")
+	require.ErrorContains(t, ExpertsForward(old, do), "args: struct_size 95, want 128")
 }
 
 // A workspace is an address of the device, which to the host is a number.
 func TestWorkspace(t *testing.T) {
 	options := newExpertsOptions()
 	var args ExpertsForwardArgs
-	args.struct_size, args.options, args.workspace_size = 112, &options, 7
+	args.struct_size, args.options, args.workspace_size = 128, &options, 7
 	for _, address := range []uintptr{0, 3, 0x7fff12345678} {
 		*(*uintptr)(unsafe.Pointer(&args.workspace)) = address
 		require.NoError(t, ExpertsForward(unsafe.Pointer(&args), func(a *core.ExpertsForwardArgs) error {
@@ -196,8 +196,8 @@ func TestDecodingDoesNotAllocate(t *testing.T) {
 	options := newExpertsOptions()
 	x := valid(t)
 	args := ExpertsForwardArgs{
-		struct_size: 112, options: &options, hidden_states: &x, top_k_index: &x, top_k_weights: &x, gate_up_proj: &x,
-		gate_up_bias: &x, down_proj: &x, down_bias: &x, output: &x, pre_activation: &x,
+		struct_size: 128, options: &options, hidden_states: &x, top_k_index: &x, top_k_weights: &x, gate_up_proj: &x,
+		gate_up_bias: &x, down_proj: &x, down_bias: &x, output: &x, pre_activation: &x, gate_up_scale: &x, down_scale: &x,
 	}
 	do := func(a *core.ExpertsForwardArgs) error { return nil }
 	require.Zero(t, testing.AllocsPerRun(100, func() { _ = ExpertsForward(unsafe.Pointer(&args), do) }))

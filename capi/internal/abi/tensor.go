@@ -15,6 +15,7 @@ const (
 	codeInt    = 0
 	codeFloat  = 2
 	codeBFloat = 4
+	codeE4M3   = 10
 )
 
 // tensors converts the DLTensors of one call. The first error sticks, so that a
@@ -103,6 +104,8 @@ func elementType(argument string, code, bits uint8, lanes uint16) (core.DType, e
 			return core.Float64, nil
 		case code == codeBFloat && bits == 16:
 			return core.BFloat16, nil
+		case code == codeE4M3 && bits == 8:
+			return core.Float8E4M3, nil
 		case code == codeInt && bits == 32:
 			return core.Int32, nil
 		case code == codeInt && bits == 64:
@@ -110,7 +113,7 @@ func elementType(argument string, code, bits uint8, lanes uint16) (core.DType, e
 		}
 	}
 	return 0, core.Invalidf(argument,
-		"DLPack dtype code %d, %d bits, %d lanes, want float32, float64, bfloat16, int32 or int64 with 1 lane", code, bits, lanes)
+		"DLPack dtype code %d, %d bits, %d lanes, want float32, float64, bfloat16, float8_e4m3fn, int32 or int64 with 1 lane", code, bits, lanes)
 }
 
 // deviceOf maps a DLDevice. Pinned and managed memory have their own kinds in

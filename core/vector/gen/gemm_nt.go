@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -21,11 +22,14 @@ const columnsNT = 4
 // While a block runs, it asks for two more rows, ahead1 and ahead2 elements after
 // its first: part of what the caller reads next. 0 asks for what is there already.
 func gemmNT(m *machine) {
-	most := 3
-	if m.wide {
-		most = 6
-	}
-	for _, e := range []element{f32, bf16} {
+	for _, e := range []element{f32, bf16, e4m3} {
+		most := 3
+		if m.wide {
+			most = 6
+		}
+		if e == e4m3 {
+			most-- // decoding needs registers of its own
+		}
 		for rows := 1; rows <= most; rows++ {
 			gemmNTRows(m, e, rows)
 		}
@@ -60,6 +64,10 @@ func gemmNTRows(m *machine, e element, rows int) {
 	// Sums across lanes: the four columns of a row of y side by side in an XMM.
 	for i := range rows {
 		m.acrossLanes(acc[i*columnsNT : (i+1)*columnsNT])
+		if e == e4m3 {
+			sums := acc[i*columnsNT].AsX()
+			m.VMULPS(m.data(math.Float32bits(fromHalf), columnsNT), sums, sums)
+		}
 	}
 	store := m.label("store")
 	count := m.GP64()

@@ -189,32 +189,43 @@ type element struct {
 var (
 	f32  = element{"", "float32", 4}
 	bf16 = element{"BF16", "uint16", 2}
+	e4m3 = element{"E4M3", "uint8", 1}
 )
 
-// load widens a vector of elements to float32.
+// load widens a vector of elements to float32; of e4m3 it gives 1/fromHalf, and so do those below.
 func (m *machine) load(e element, from operand.Mem, v reg.VecVirtual) {
-	if e.bytes == 4 {
+	switch e {
+	case f32:
 		m.VMOVUPS(from, v)
-		return
+	case e4m3:
+		m.loadE4M3(from, v)
+	default:
+		m.VPMOVZXWD(from, v)
+		m.VPSLLD(operand.U8(16), v, v)
 	}
-	m.VPMOVZXWD(from, v)
-	m.VPSLLD(operand.U8(16), v, v)
 }
 
 // loadMasked is load of the lanes of a mask, AVX-512 only; the others become 0.
 func (m *machine) loadMasked(e element, from operand.Mem, k reg.OpmaskVirtual, v reg.VecVirtual) {
-	if e.bytes == 4 {
+	switch e {
+	case f32:
 		m.VMOVUPS_Z(from, k, v)
-		return
+	case e4m3:
+		m.loadE4M3Masked(from, k, v)
+	default:
+		m.VPMOVZXWD_Z(from, k, v)
+		m.VPSLLD(operand.U8(16), v, v)
 	}
-	m.VPMOVZXWD_Z(from, k, v)
-	m.VPSLLD(operand.U8(16), v, v)
 }
 
 // loadOne loads one element to the lowest lane; the others become 0.
 func (m *machine) loadOne(e element, from operand.Mem, v reg.VecVirtual) {
-	if e.bytes == 4 {
+	switch e {
+	case f32:
 		m.whole(v)(x86.VMOVSS(from, v.AsX()))
+		return
+	case e4m3:
+		m.loadE4M3One(from, v)
 		return
 	}
 	bits := m.GP32()

@@ -28,6 +28,7 @@ var kernels = []struct {
 	{"gemm_tn", gemmTN, both},
 	{"arithmetic", arithmetic, both},
 	{"bf16", conversions, both},
+	{"e4m3", eights, both},
 	{"exp", exponentials, both},
 	{"swiglu", swiGLU, both},
 	{"halves", halves, []bool{true}},
