@@ -141,8 +141,14 @@ def experts(
     interleaved: bool = False,
     alpha: float = 1.702,
     limit: float = 7.0,
+    gate_up_scale: Tensor | None = None,
+    down_scale: Tensor | None = None,
 ) -> Tensor:
-    """[T, H], differentiable."""
+    """[T, H], differentiable; with scales, which belong to projections in float8_e4m3fn, it is not."""
+    rounded = gate_up_scale is not None
+    if gate_up_scale is not None and down_scale is not None:
+        gate_up_proj, down_proj = decode(gate_up_proj, gate_up_scale), decode(down_proj, down_scale)
+        x = round_e4m3(x)
     rows = []
     for token, chosen, gates in zip(x, index.tolist(), weights, strict=True):
         row = torch.zeros_like(token)
@@ -151,10 +157,39 @@ def experts(
                 continue
             z = gate_up_proj[e] @ token
             z = z if gate_up_bias is None else z + gate_up_bias[e]
-            h = down_proj[e] @ activate(z, activation, gated, interleaved, alpha, limit)
+            h = activate(z, activation, gated, interleaved, alpha, limit)
+            h = down_proj[e] @ (round_e4m3(h[None])[0] if rounded else h)
             row = row + gate * (h if down_bias is None else h + down_bias[e])
         rows.append(row)
     return torch.stack(rows) if rows else torch.zeros_like(x)
+
+
+def decode(quantized: Tensor, scale: Tensor) -> Tensor:
+    """[E, R, C]: each number of a weight in float8_e4m3fn times the scale of its block of 128 x 128."""
+    _, rows, columns = quantized.shape
+    spread = scale.double().repeat_interleave(128, 1)[:, :rows].repeat_interleave(128, 2)[:, :, :columns]
+    return quantized.double() * spread
+
+
+def round_e4m3(rows: Tensor) -> Tensor:
+    """Rows of float64, each block of 128 columns rounded to e4m3 with a scale of its own, in float32."""
+    blocks = []
+    for block in rows.float().split(128, 1):
+        s = (block.abs().amax(1, keepdim=True) / 448).float()
+        s = torch.where(s == 0, 1, s)
+        blocks.append((block / s).to(torch.float8_e4m3fn).double() * s.double())
+    return torch.cat(blocks, 1) if blocks else rows
+
+
+def tie_margin(rows: Tensor) -> float:
+    """How far the numbers that :func:`round_e4m3` rounds are from a tie, in steps of e4m3."""
+    margins = [torch.tensor(1.0)]
+    for block in rows.double().split(128, 1):
+        s = block.abs().amax(1, keepdim=True) / 448
+        v = (block / torch.where(s == 0, 1, s)).abs()
+        step = 2.0 ** (v.clamp(min=2.0**-6).log2().floor() - 3)
+        margins.append((v / step % 1 - 0.5).abs().min())
+    return float(torch.stack([m.double() for m in margins]).min())
 
 
 def occupation(field: Tensor, k: float, tau: float) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ STRUCTS = {
     "gmoe_experts_options": _abi.ExpertsOptions,
     "gmoe_experts_forward_args": _abi.ExpertsForwardArgs,
     "gmoe_experts_backward_args": _abi.ExpertsBackwardArgs,
+    "gmoe_experts_quantize_args": _abi.ExpertsQuantizeArgs,
     "gmoe_meter_options": _abi.MeterOptions,
     "gmoe_meter_reading": _abi.MeterReading,
     "gmoe_recorder_options": _abi.RecorderOptions,

@@ -36,13 +36,16 @@ _, EXPERTS = read("experts")
 _, UPDATE = read("update")
 _, REPORT = read("report")
 _, CLANS = read("clans")
+_, E4M3 = read("e4m3")
 _, REFUSED = read("refused")
 
 
 def array_of(name: str, value: dict[str, Any], dtype: str) -> np.ndarray:
     """A tensor of a file as a NumPy array."""
-    if "dtype" in value:
-        chosen: Any = value["dtype"]
+    if value.get("dtype") == "float8_e4m3fn":
+        chosen: Any = ml_dtypes.float8_e4m3fn
+    elif "dtype" in value:
+        chosen = value["dtype"]
     elif dtype == "bfloat16" and name.removeprefix("grad_") not in WIDE:
         chosen = ml_dtypes.bfloat16
     else:
@@ -58,6 +61,8 @@ def tensors_of(case: Case, key: str, dtype: str) -> dict[str, torch.Tensor]:
     def convert(array: np.ndarray) -> torch.Tensor:
         if array.dtype == ml_dtypes.bfloat16:
             return torch.from_numpy(array.astype(np.float32)).bfloat16()
+        if array.dtype == ml_dtypes.float8_e4m3fn:
+            return torch.from_numpy(array.view(np.uint8)).view(torch.float8_e4m3fn)
         return torch.from_numpy(array)
 
     return {name: convert(array) for name, array in arrays_of(case, key, dtype).items()}
@@ -127,6 +132,20 @@ def test_experts(case: Case, dtype: str) -> None:
     agrees(case, dict(zip(case["grad_inputs"], gradients, strict=True)), "grad_inputs", dtype)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("case", E4M3)
+def test_e4m3(case: Case, dtype: str) -> None:
+    for convert in (arrays_of, tensors_of):
+        inputs = convert(case, "inputs", dtype)
+        if case["operation"] == "quantize":
+            quantized, scale = functional.quantize(**inputs)
+            if isinstance(quantized, np.ndarray):
+                quantized = quantized.view(ml_dtypes.float8_e4m3fn)
+            agrees(case, {"quantized": quantized, "scale": scale}, "outputs", dtype)
+        else:
+            agrees(case, {"output": functional.experts(**inputs, **case["options"])}, "outputs", dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("case", UPDATE)
 def test_update(case: Case, dtype: str) -> None:
@@ -166,6 +185,7 @@ def test_clans(case: Case, dtype: str) -> None:
 CALLS = {
     "router": functional.route,
     "experts": functional.experts,
+    "quantize": functional.quantize,
     "update": functional.update,
     "report": functional.report,
     "descend": functional.descend,
@@ -182,7 +202,7 @@ def test_refused(case: Case) -> None:
             inputs = {"hidden_states": None, **inputs, **options}
         elif case["operation"] == "router":
             inputs = {"centroids": None, **inputs, "options": RouterOptions(**options)}
-        elif case["operation"] in ("descend", "observe"):
+        elif case["operation"] in ("descend", "observe", "quantize"):
             inputs = {**inputs, **options}
             if case["operation"] == "descend":
                 inputs = {"root": None, **inputs}

@@ -102,16 +102,19 @@ class ExpertsOptions(Structure):
     ]
 
 
-def _arguments(options: type[Structure], *fields: str | tuple[str, Any]) -> list[tuple[str, Any]]:
-    """The fields of an argument struct; a bare name is a tensor."""
+def _arguments(
+    options: type[Structure] | None, *fields: str | tuple[str, Any], appended: tuple[str, ...] = ()
+) -> list[tuple[str, Any]]:
+    """The fields of an argument struct; a bare name is a tensor. appended: tensors of later versions."""
     return [
         ("struct_size", c_uint32),
         ("reserved", c_uint32),
-        ("options", POINTER(options)),
+        *([] if options is None else [("options", POINTER(options))]),
         *((field, POINTER(DLTensor)) if isinstance(field, str) else field for field in fields),
         ("stream", c_void_p),
         ("workspace", c_void_p),
         ("workspace_size", c_uint64),
+        *((field, POINTER(DLTensor)) for field in appended),
     ]
 
 
@@ -245,6 +248,7 @@ class ExpertsForwardArgs(Structure):
         "down_bias",
         "output",
         "pre_activation",
+        appended=("gate_up_scale", "down_scale"),
     )
 
 
@@ -266,6 +270,10 @@ class ExpertsBackwardArgs(Structure):
         "grad_down_proj",
         "grad_down_bias",
     )
+
+
+class ExpertsQuantizeArgs(Structure):
+    _fields_ = _arguments(None, "weight", "quantized", "scale")
 
 
 class MeterOptions(Structure):
@@ -348,6 +356,7 @@ PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
     "gmoe_clans_descend": ([c_void_p, POINTER(ClansDescendArgs)], c_int32),
     "gmoe_clans_observe": ([c_void_p, POINTER(ClansObserveArgs)], c_int32),
     "gmoe_experts_forward": ([c_void_p, POINTER(ExpertsForwardArgs)], c_int32),
+    "gmoe_experts_quantize": ([c_void_p, POINTER(ExpertsQuantizeArgs)], c_int32),
     "gmoe_monitor_start": ([POINTER(MonitorOptions), POINTER(c_void_p)], c_int32),
     "gmoe_monitor_url": ([c_void_p, c_void_p, c_size_t, POINTER(c_size_t)], c_int32),
     "gmoe_monitor_log": ([c_void_p, c_char_p, c_size_t], c_int32),
@@ -377,6 +386,7 @@ for _operation, _arguments_type in (
     ("clans_observe", ClansObserveArgs),
     ("experts_forward", ExpertsForwardArgs),
     ("experts_backward", ExpertsBackwardArgs),
+    ("experts_quantize", ExpertsQuantizeArgs),
 ):
     PROTOTYPES[f"gmoe_{_operation}_workspace_size"] = (
         [c_void_p, POINTER(_arguments_type), POINTER(c_uint64)],

@@ -36,36 +36,48 @@ _SLOT_BYTES = _VIEW_BYTES + 2 * 8 * MAX_DIMENSIONS
 # A DLTensor, then its shape, then its strides, by the number of dimensions.
 _PACK = [struct.Struct(f"@QiiiBBHQQQ{n}q{n}q").pack_into for n in range(MAX_DIMENSIONS + 1)]
 _ADDRESS = struct.Struct("@Q")  # the first field of a DLTensor
-_WORKSPACE = struct.Struct("@QQ")  # the last two fields
+_WORKSPACE = struct.Struct("@QQ")  # its address and size
 
-_FORMATS: dict[Any, str] = {ctypes.c_int64: "q", ctypes.c_double: "d"}
+_FORMATS: dict[Any, str] = {
+    ctypes.c_int64: "q",
+    ctypes.c_double: "d",
+    ctypes.c_uint32: "I",
+}
+# What a call fills in itself.
+_HEAD = ("struct_size", "reserved", "options")
+_TAIL = ("stream", "workspace", "workspace_size")
 
 
 class Function:
     """A function ``gmoe_*(engine, args, ...)``.
 
-    The values of a call are the fields of the struct between options and stream, in
-    its order: a tensor or None where the struct has a pointer, else a number.
+    The values of a call are the fields of the struct but for size, options, stream and workspace, in
+    its order: a tensor or None where the struct has a pointer, else a number. Those that lie
+    behind the workspace, since they came later, may be left out.
     """
 
     def __init__(self, name: str, arguments: type[ctypes.Structure]) -> None:
         self.name = name
         self.workspace_size = name.removesuffix("_compute") + "_workspace_size"
         self.arguments = arguments
-        fields = arguments._fields_[3:-3]
+        fields = [(field[0], field[1]) for field in arguments._fields_]
+        values = [field for field in fields if field[0] not in _HEAD + _TAIL]
         # The name of each tensor field; None for a number.
-        self.names = [field[0] if field[1] not in _FORMATS else None for field in fields]
-        formats = "".join(_FORMATS.get(field[1], "Q") for field in fields)
-        self.head = struct.Struct(f"@IIQ{formats}QQQ")
+        self.names = [name if kind not in _FORMATS else None for name, kind in values]
+        self.head = struct.Struct("@" + "".join(_FORMATS.get(kind, "Q") for _, kind in fields))
         self.size = ctypes.sizeof(arguments)
         assert self.head.size == self.size
+        self.first = [name for name, _ in fields].index("stream")  # fields before it
+        self.required = self.first - len([name for name, _ in fields if name in _HEAD])
+        self.none = (0,) * (len(values) - self.required)
+        self.workspace = arguments.workspace.offset
         self.call: Any = None
         self.free: list[_Block] = []
 
     def __call__(
         self,
         engine: int,
-        options: ctypes.Structure,
+        options: ctypes.Structure | None,
         values: tuple[Any, ...],
         view_of: ViewOf,
         queue: Queue | None = None,
@@ -98,15 +110,17 @@ class Function:
     def write(
         self,
         block: _Block,
-        options: ctypes.Structure,
+        options: ctypes.Structure | None,
         values: tuple[Any, ...],
         view_of: ViewOf,
         queue: Queue | None,
     ) -> None:
         """Packs the arguments of a call into a block."""
         memory = block.memory
-        head = [self.size, 0, ctypes.addressof(options)]
-        for (name, offset, here, sizes), value in zip(block.slots, values, strict=True):
+        head = [self.size, 0] if options is None else [self.size, 0, ctypes.addressof(options)]
+        if not self.required <= len(values) <= len(block.slots):
+            raise TypeError(f"{self.name}: {len(values)} values, want {self.required} to {len(block.slots)}")
+        for (name, offset, here, sizes), value in zip(block.slots, values, strict=False):
             if name is None:
                 head.append(value)
             elif value is None:
@@ -133,7 +147,9 @@ class Function:
                     *strides,
                 )
                 head.append(here)
-        head += (0, 0, 0) if queue is None else (queue.stream, 0, 0)
+        stream = 0 if queue is None else queue.stream
+        head[self.first : self.first] = stream, 0, 0
+        head += self.none[len(values) - self.required :]
         self.head.pack_into(memory, 0, *head)
 
     def _lend(self, queue: Queue, engine: int, block: _Block) -> Any:
@@ -145,7 +161,7 @@ class Function:
         if needed.value == 0:
             return None
         address, owner = queue.allocate(needed.value)
-        _WORKSPACE.pack_into(block.memory, self.size - _WORKSPACE.size, address, needed.value)
+        _WORKSPACE.pack_into(block.memory, self.workspace, address, needed.value)
         return owner
 
 
@@ -204,3 +220,4 @@ clans_descend = Function("gmoe_clans_descend", _abi.ClansDescendArgs)
 clans_observe = Function("gmoe_clans_observe", _abi.ClansObserveArgs)
 experts_forward = Function("gmoe_experts_forward", _abi.ExpertsForwardArgs)
 experts_backward = Function("gmoe_experts_backward", _abi.ExpertsBackwardArgs)
+experts_quantize = Function("gmoe_experts_quantize", _abi.ExpertsQuantizeArgs)

@@ -12,6 +12,7 @@ from genesis_moe._report import RouterReport
 from genesis_moe.errors import InvalidArgumentError
 from genesis_moe.options import (
     RouterOptions,
+    blocks,
     clans_struct,
     experts_scalars,
     experts_struct,
@@ -22,6 +23,9 @@ from genesis_moe.routing import Routing
 # DLPack's type code and bits. bfloat16 is known by name: it comes from ml_dtypes,
 # which need not be installed.
 _DTYPES = {"float32": (2, 32), "float64": (2, 64), "bfloat16": (4, 16), "int32": (0, 32), "int64": (0, 64)}
+# float8_e4m3fn is ml_dtypes' too; without that package its bits are uint8.
+_E4M3 = 10, 8
+_WEIGHTS = "gate_up_proj", "down_proj", "quantized"
 
 
 def view_of(name: str, array: Any) -> _call.View:
@@ -30,6 +34,8 @@ def view_of(name: str, array: Any) -> _call.View:
             f"{name}: {type(array).__name__}, want a numpy.ndarray as the other arguments"
         )
     dtype = array.dtype
+    if name in _WEIGHTS and dtype.name in ("float8_e4m3fn", "uint8"):
+        return (array.ctypes.data, _abi.CPU, 0, *_E4M3, array.shape, array.strides)
     if dtype.name not in _DTYPES or not dtype.isnative:
         raise InvalidArgumentError(
             f"{name}: dtype {dtype}, want one of {', '.join(_DTYPES)} in native byte order"
@@ -149,6 +155,8 @@ def experts(
     gate_up_bias: np.ndarray | None,
     down_bias: np.ndarray | None,
     options: tuple[str, bool, bool, float, float, int],
+    gate_up_scale: np.ndarray | None,
+    down_scale: np.ndarray | None,
 ) -> np.ndarray:
     struct = experts_struct(*experts_scalars(*options))
     _size("hidden_states", hidden_states, 2, 0)
@@ -165,6 +173,17 @@ def experts(
         down_bias,
         output,
         None,
+        gate_up_scale,
+        down_scale,
     )
     _call.experts_forward(_engine(), struct, tensors, view_of)
     return output
+
+
+def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _size("weight", weight, 3, 0)
+    experts, rows, columns = weight.shape
+    quantized = np.empty(weight.shape, np.uint8)
+    scale = np.empty((experts, blocks(rows), blocks(columns)), np.float32)
+    _call.experts_quantize(_engine(), None, (weight, quantized, scale), view_of)
+    return quantized, scale

@@ -1,7 +1,7 @@
 """The functional API on torch tensors: operators of the dispatcher, with gradients where there are any.
 
     genesis_moe::router_forward, router_backward, experts_forward, experts_backward,
-    clans_descend, clans_observe, clans_probe
+    experts_forward_e4m3, experts_quantize, clans_descend, clans_observe, clans_probe
 
 Each allocates its results in torch and hands pointers to the library. Below them is
 nothing for autograd or torch.compile to see, so each has a fake twin that only says
@@ -23,6 +23,7 @@ from genesis_moe._report import RouterReport
 from genesis_moe.errors import InvalidArgumentError, UnsupportedError
 from genesis_moe.options import (
     RouterOptions,
+    blocks,
     clans_struct,
     experts_scalars,
     experts_struct,
@@ -59,27 +60,43 @@ def experts(
     gate_up_bias: Tensor | None,
     down_bias: Tensor | None,
     options: tuple[str, bool, bool, float, float, int],
+    gate_up_scale: Tensor | None,
+    down_scale: Tensor | None,
 ) -> Tensor:
     inputs = hidden_states, top_k_index, top_k_weights, gate_up_proj, gate_up_bias, down_proj, down_bias
+    scales = gate_up_scale, down_scale
     _check_tensors(
-        "hidden_states top_k_index top_k_weights gate_up_proj gate_up_bias down_proj down_bias", inputs
+        "hidden_states top_k_index top_k_weights gate_up_proj gate_up_bias down_proj down_bias "
+        "gate_up_scale down_scale",
+        (*inputs, *scales),
     )
+    scaled = gate_up_proj.dtype == torch.float8_e4m3fn or gate_up_scale is not None or down_scale is not None
     dtype = _autocast_dtype(hidden_states)
     if dtype is not None:
-        hidden_states, gate_up_proj, down_proj = (
-            t.to(dtype) for t in (hidden_states, gate_up_proj, down_proj)
-        )
+        hidden_states = hidden_states.to(dtype)
+        if not scaled:
+            gate_up_proj, down_proj = gate_up_proj.to(dtype), down_proj.to(dtype)
         gate_up_bias = gate_up_bias if gate_up_bias is None else gate_up_bias.to(dtype)
         down_bias = down_bias if down_bias is None else down_bias.to(dtype)
     accumulator = _accumulator(hidden_states)
     if top_k_weights.dtype != accumulator and top_k_weights.dtype.is_floating_point:
         top_k_weights = top_k_weights.to(accumulator)
     inputs = hidden_states, top_k_index, top_k_weights, gate_up_proj, gate_up_bias, down_proj, down_bias
+    if scaled:
+        tensors, numbers = (*inputs, *scales), experts_scalars(*options)
+        result: Tensor = _apply("experts_forward_e4m3", _E4M3Function, tensors, numbers, _recorded(tensors))
+        return result
     # Without a gradient to come, z is not kept: it is the largest tensor of a forward.
     keep = _recorded(inputs)
     scalars = (*experts_scalars(*options), keep)
     output: Tensor = _apply("experts_forward", _ExpertsFunction, inputs, scalars, keep)[0]
     return output
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    _check_tensors("weight", (weight,))
+    quantized, scale = _apply("experts_quantize", None, (weight,), (), False)
+    return quantized, scale
 
 
 def descend(
@@ -168,6 +185,7 @@ _DTYPES = {
     torch.bfloat16: (4, 16),
     torch.int32: (0, 32),
     torch.int64: (0, 64),
+    torch.float8_e4m3fn: (10, 8),  # weights of experts only
 }
 
 
@@ -179,7 +197,8 @@ def view_of(name: str, tensor: Any) -> _call.View:
     try:
         code, bits = _DTYPES[tensor.dtype]
     except KeyError:
-        alike = (d for d in _DTYPES if d.is_floating_point == tensor.dtype.is_floating_point)
+        floating = tensor.dtype.is_floating_point
+        alike = (d for d in _DTYPES if d.is_floating_point == floating and d.itemsize > 1)
         wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in alike)
         raise InvalidArgumentError(f"{name}: dtype {tensor.dtype}, want one of {wanted}") from None
     if tensor.is_cpu:
@@ -248,6 +267,12 @@ _SCHEMAS = {
         f"Tensor? gate_up_bias, Tensor down_proj, Tensor? down_bias, {_EXPERTS_OPTIONS}, bool keep) "
         "-> (Tensor output, Tensor pre_activation)"
     ),
+    "experts_forward_e4m3": (
+        "(Tensor hidden_states, Tensor top_k_index, Tensor top_k_weights, Tensor gate_up_proj, "
+        "Tensor? gate_up_bias, Tensor down_proj, Tensor? down_bias, Tensor? gate_up_scale, "
+        f"Tensor? down_scale, {_EXPERTS_OPTIONS}) -> Tensor"
+    ),
+    "experts_quantize": "(Tensor weight) -> (Tensor quantized, Tensor scale)",
     "clans_descend": (
         "(Tensor hidden_states, Tensor clan_index, Tensor root, Tensor? children, Tensor? direction, "
         "Tensor? threshold, int num_slots) -> (Tensor slot_index, Tensor slot_counts)"
@@ -367,6 +392,38 @@ def _experts_forward(
         _engine(hidden_states), experts_struct(*rest[3:-1]), tensors, view_of, _queue(hidden_states)
     )
     return output, pre_activation
+
+
+def _experts_output(hidden_states: Tensor, *rest: Any) -> Tensor:
+    """Also the fake twin: it only allocates."""
+    return hidden_states.new_empty(hidden_states.shape)
+
+
+def _experts_forward_e4m3(hidden_states: Tensor, *rest: Any) -> Tensor:
+    _require_dimensions("hidden_states", hidden_states, 2)
+    output = _experts_output(hidden_states)
+    tensors = (hidden_states, *rest[:6], output, None, *rest[6:8])
+    _call.experts_forward(
+        _engine(hidden_states), experts_struct(*rest[8:]), tensors, view_of, _queue(hidden_states)
+    )
+    return output
+
+
+def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Also the fake twin: it only allocates."""
+    experts, rows, columns = weight.shape
+    scales = experts, blocks(rows), blocks(columns)
+    return (
+        weight.new_empty(weight.shape, dtype=torch.float8_e4m3fn),
+        weight.new_empty(scales, dtype=torch.float32),
+    )
+
+
+def _experts_quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    _require_dimensions("weight", weight, 3)
+    outputs = _quantized(weight)
+    _call.experts_quantize(_engine(weight), None, (weight, *outputs), view_of, _queue(weight))
+    return outputs
 
 
 def _experts_gradients(
@@ -540,6 +597,19 @@ class _ExpertsFunction(torch.autograd.Function):
         return None, hidden_states, None, weights, gate_up_proj, gate_up_bias, down_proj, down_bias
 
 
+class _E4M3Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, options: tuple[Any, ...], *tensors: Any) -> Any:
+        return _below_autograd("experts_forward_e4m3", (*tensors, *options))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        raise UnsupportedError(
+            "gate_up_proj: dtype float8_e4m3fn has no backward pass, such weights are for inference; "
+            "want them in float32 or bfloat16 to train, or torch.no_grad()"
+        )
+
+
 class _FirstDerivative(torch.autograd.Function):
     """A backward operator whose results are wanted with a graph: they carry one that refuses to be used."""
 
@@ -640,10 +710,12 @@ def _register(
 # What an operator does where gradients are recorded, for compilers and for callers of torch.ops.
 
 
-def _forward_kernel(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def _forward_kernel(
+    name: str, function: type[torch.autograd.Function], tensors: int = 7
+) -> Callable[..., Any]:
     def autograd(*arguments: Any) -> Any:
         if _recorded(arguments):
-            return function.apply(arguments[7:], *arguments[:7])
+            return function.apply(arguments[tensors:], *arguments[:tensors])
         return _below_autograd(name, arguments)
 
     return autograd
@@ -670,6 +742,13 @@ def _plain_kernel(name: str) -> Callable[..., Any]:
     return lambda *arguments: _below_autograd(name, arguments)
 
 
+_register(
+    "experts_forward_e4m3",
+    _experts_forward_e4m3,
+    _experts_output,
+    _forward_kernel("experts_forward_e4m3", _E4M3Function, tensors=9),
+)
+_register("experts_quantize", _experts_quantize, _quantized, _plain_kernel("experts_quantize"))
 _register("clans_descend", _clans_descend, _clans_slots, _plain_kernel("clans_descend"))
 _register("clans_observe", _clans_observe, lambda *_: None, _plain_kernel("clans_observe"))
 _register("clans_probe", _clans_probe, _probe_sums, _plain_kernel("clans_probe"))

@@ -31,6 +31,7 @@ __all__ = [
     "descend",
     "experts",
     "observe",
+    "quantize",
     "report",
     "route",
     "update",
@@ -206,6 +207,8 @@ def experts(
     alpha: float = 1.702,
     limit: float = 7.0,
     layer: int = 0,
+    gate_up_scale: Any = None,
+    down_scale: Any = None,
 ) -> Any:
     """y_t = sum over slots k of w_tk (down_proj[e] act(gate_up_proj[e] x_t + b) + b'), e = index_tk: [T, H].
 
@@ -223,7 +226,14 @@ def experts(
     gate_up_proj alternate gate and up, instead of all gate rows before all up rows. layer: above
     0, the work of each expert is also counted under that number (genesis_moe.energy.expert_work).
 
-    Under torch.autocast everything but the routing weights is cast to autocast's dtype.
+    For inference both projections may be float8_e4m3fn (NumPy: uint8, taken for its bits, or ml_dtypes'
+    type of that name), with gate_up_scale [E, ceil(2I/128), ceil(H/128)] and down_scale
+    [E, ceil(H/128), ceil(I/128)] float32: a weight is its number times the scale of its block of
+    128 x 128. Rows of hidden_states, and of what act gives, are then rounded to e4m3 as well, with a scale
+    for each 128 columns; see gmoe_experts_forward. :func:`quantize` makes such weights. They have no gradient, and
+    whoever asks for one through them gets UnsupportedError from backward.
+
+    Under torch.autocast everything but the routing weights and weights in float8_e4m3fn is cast to autocast's dtype.
     """
     return _backend("hidden_states", hidden_states).experts(
         hidden_states,
@@ -234,7 +244,21 @@ def experts(
         gate_up_bias,
         down_bias,
         (activation, gated, interleaved, alpha, limit, layer),
+        gate_up_scale,
+        down_scale,
     )
+
+
+def quantize(weight: Any) -> tuple[Any, Any]:
+    """Makes a weight [E, R, C] float8_e4m3fn: (quantized [E, R, C], scale [E, ceil(R/128), ceil(C/128)] float32).
+
+    The scale of a block of 128 x 128 is its largest magnitude / 448, or 1 where that is 0, and a number of it
+    the e4m3 nearest to weight / scale, ties to even. weight: float32, bfloat16 or float64, any
+    strides; a weight that is not finite is refused by its place on the CPU. NumPy gets uint8, the numbers' bits.
+    Not differentiable.
+    """
+    result: tuple[Any, Any] = _backend("weight", weight).quantize(weight)
+    return result
 
 
 def _backend(argument: str, value: Any) -> Any:

@@ -104,6 +104,15 @@ def experts_scalars(
     return number_of("activation", activation, ACTIVATIONS), gated, interleaved, alpha, limit, layer
 
 
+SCALE_BLOCK = 128
+"""How many rows and columns of a weight in float8_e4m3fn share a scale."""
+
+
+def blocks(size: int) -> int:
+    """How many blocks of :data:`SCALE_BLOCK` cover so many rows or columns."""
+    return (size + SCALE_BLOCK - 1) // SCALE_BLOCK
+
+
 def number_of(argument: str, name: str, names: tuple[str, ...]) -> int:
     """The number of a name in the header, or an error that names the argument."""
     if name not in names:

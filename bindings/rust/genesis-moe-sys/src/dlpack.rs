@@ -17,6 +17,8 @@ pub const kDLUInt: u8 = 1;
 pub const kDLFloat: u8 = 2;
 /// bfloat16.
 pub const kDLBfloat: u8 = 4;
+/// float8_e4m3fn: no infinity, 448 is the largest.
+pub const kDLFloat8_e4m3fn: u8 = 10;
 
 /// Where memory lives.
 #[repr(C)]

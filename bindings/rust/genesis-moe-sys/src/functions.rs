@@ -135,6 +135,12 @@ functions! {
     /// The bytes of workspace that these arguments of [`gmoe_experts_backward`] need; 0 on the CPU.
     pub fn gmoe_experts_backward_workspace_size(engine: *mut gmoe_engine, args: *const gmoe_experts_backward_args, out: *mut u64) -> gmoe_status;
 
+    /// Makes weights in float8_e4m3fn, with their scales, of weights in another dtype.
+    pub fn gmoe_experts_quantize(engine: *mut gmoe_engine, args: *const gmoe_experts_quantize_args) -> gmoe_status;
+
+    /// The bytes of workspace that these arguments of [`gmoe_experts_quantize`] need; 0 on the CPU.
+    pub fn gmoe_experts_quantize_workspace_size(engine: *mut gmoe_engine, args: *const gmoe_experts_quantize_args, out: *mut u64) -> gmoe_status;
+
     /// Creates a meter; nothing is polled yet. options: NULL means the best source that is
     /// there. Where none is, the meter is of GMOE_SOURCE_NONE and knows no values; a source
     /// that was asked for and is not there is NO_DEVICE.

@@ -525,6 +525,10 @@ pub struct gmoe_experts_forward_args {
     pub workspace: *mut c_void,
     /// Its bytes.
     pub workspace_size: u64,
+    /// `[E, ceil(Z/128), ceil(H/128)]` float32, of weights in float8_e4m3fn; else NULL.
+    pub gate_up_scale: *const DLTensor,
+    /// `[E, ceil(H/128), ceil(I/128)]` float32, of weights in float8_e4m3fn; else NULL.
+    pub down_scale: *const DLTensor,
 }
 
 impl gmoe_experts_forward_args {
@@ -581,6 +585,34 @@ pub struct gmoe_experts_backward_args {
 
 impl gmoe_experts_backward_args {
     /// `GMOE_EXPERTS_BACKWARD_ARGS_INIT`.
+    pub const INIT: Self = Self { struct_size: size_of::<Self>() as u32, ..zeroed() };
+}
+
+/// Makes weights in float8_e4m3fn, with a scale for each block of 128 x 128, of weights in another
+/// dtype.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct gmoe_experts_quantize_args {
+    /// The size of this struct.
+    pub struct_size: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// `[E, R, C]` float32, bfloat16 or float64.
+    pub weight: *const DLTensor,
+    /// `[E, R, C]` float8_e4m3fn; out.
+    pub quantized: *const DLTensor,
+    /// `[E, ceil(R/128), ceil(C/128)]` float32; out.
+    pub scale: *const DLTensor,
+    /// A CUstream; ignored on the CPU.
+    pub stream: *mut c_void,
+    /// Device memory; NULL on the CPU.
+    pub workspace: *mut c_void,
+    /// Its bytes.
+    pub workspace_size: u64,
+}
+
+impl gmoe_experts_quantize_args {
+    /// `GMOE_EXPERTS_QUANTIZE_ARGS_INIT`.
     pub const INIT: Self = Self { struct_size: size_of::<Self>() as u32, ..zeroed() };
 }
 

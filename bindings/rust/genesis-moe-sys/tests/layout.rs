@@ -42,6 +42,7 @@ fn structs_and_defaults_are_those_of_c() {
         gmoe_experts_options,
         gmoe_experts_forward_args,
         gmoe_experts_backward_args,
+        gmoe_experts_quantize_args,
         gmoe_meter_options,
         gmoe_meter_reading,
         gmoe_recorder_options,

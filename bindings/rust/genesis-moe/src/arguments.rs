@@ -3,7 +3,7 @@
 macro_rules! arguments {
     (
         $(#[$meta:meta])*
-        $name:ident for $raw:ident with $options:ident
+        $name:ident for $raw:ident $(with $options:ident)?
         tensors { $($(#[$tensor_meta:meta])* $tensor:ident: $view:ident,)* }
         $(numbers { $($(#[$number_meta:meta])* $number:ident: $kind:ty,)* })?
     ) => {
@@ -64,8 +64,8 @@ macro_rules! arguments {
             }
 
             /// The arguments in C, valid until `self` changes or moves.
-            pub(crate) fn fill(&mut self, options: &sys::$options) -> *const sys::$raw {
-                self.raw.options = options;
+            pub(crate) fn fill(&mut self $(, options: &sys::$options)?) -> *const sys::$raw {
+                $(self.raw.options = std::ptr::from_ref::<sys::$options>(options);)?
                 $(
                     if let Some(view) = &mut self.$tensor {
                         self.raw.$tensor = view.as_raw();

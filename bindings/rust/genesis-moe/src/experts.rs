@@ -107,6 +107,9 @@ arguments! {
     /// Z is 2I when gated, else I. Floating tensors share one element type, `f32`, `f64` or
     /// `bf16`, except the weights: `f32`, or `f64` with `f64`. An index of E or more is absent;
     /// a token with no expert gets zeros.
+    ///
+    /// For inference `gate_up_proj` and `down_proj` may both be [`F8E4M3`](crate::F8E4M3), with their scales;
+    /// activations are then rounded to it too. [`Experts::quantize`] makes such weights, which have no backward pass.
     ExpertsForward for gmoe_experts_forward_args with gmoe_experts_options
     tensors {
         /// `[T, H]`.
@@ -127,6 +130,10 @@ arguments! {
         output: TensorViewMut,
         /// `[T*K, Z]`: z, which backward reads; leave it out for inference.
         pre_activation: TensorViewMut,
+        /// `[E, ceil(Z/128), ceil(H/128)]`, `f32`: the scales of a `gate_up_proj` in [`F8E4M3`](crate::F8E4M3).
+        gate_up_scale: TensorView,
+        /// `[E, ceil(H/128), ceil(I/128)]`, `f32`: the scales of a `down_proj` in [`F8E4M3`](crate::F8E4M3).
+        down_scale: TensorView,
     }
 }
 
@@ -164,6 +171,20 @@ arguments! {
         grad_down_proj: TensorViewMut,
         /// `[E, H]`.
         grad_down_bias: TensorViewMut,
+    }
+}
+
+arguments! {
+    /// Makes weights in [`F8E4M3`](crate::F8E4M3) of others, with a scale for each block of 128 x 128: the largest
+    /// magnitude / 448, or 1 where that is 0. All are required.
+    ExpertsQuantize for gmoe_experts_quantize_args
+    tensors {
+        /// `[E, R, C]`, `f32`, `f64` or `bf16`; finite.
+        weight: TensorView,
+        /// `[E, R, C]`, [`F8E4M3`](crate::F8E4M3).
+        quantized: TensorViewMut,
+        /// `[E, ceil(R/128), ceil(C/128)]`, `f32`.
+        scale: TensorViewMut,
     }
 }
 
@@ -225,6 +246,44 @@ impl Experts {
         let (raw, mut bytes) = (arguments.fill(&self.options.raw), 0);
         // SAFETY: the views borrow what they point to until the call returns.
         check(unsafe { sys::gmoe_experts_backward_workspace_size(self.engine.raw(), raw, &mut bytes) })?;
+        Ok(bytes)
+    }
+
+    /// Makes weights in 8 bits, for inference.
+    ///
+    /// ```
+    /// use genesis_moe::{Engine, Experts, ExpertsOptions, ExpertsQuantize, F8E4M3, TensorView, TensorViewMut};
+    ///
+    /// let experts = Experts::new(&Engine::new()?, ExpertsOptions::new());
+    /// let weight = [1.0_f32, -3.5, 0.0, 7.0];
+    /// let (mut codes, mut scale) = ([F8E4M3::default(); 4], [0.0_f32; 1]);
+    /// experts.quantize(
+    ///     ExpertsQuantize::new()
+    ///         .weight(TensorView::new(&weight, &[1, 2, 2])?)
+    ///         .quantized(TensorViewMut::new(&mut codes, &[1, 2, 2])?)
+    ///         .scale(TensorViewMut::new(&mut scale, &[1, 1, 1])?),
+    /// )?;
+    /// assert_eq!(scale[0], 7.0 / 448.0);
+    /// assert_eq!(codes.map(f32::from), [64.0, -224.0, 0.0, 448.0]);
+    /// # Ok::<(), genesis_moe::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Experts::forward`]; also names a weight that is not finite, on the CPU.
+    pub fn quantize(&self, mut arguments: ExpertsQuantize<'_>) -> Result<()> {
+        let raw = arguments.fill();
+        // SAFETY: the views borrow what they point to until the call returns.
+        check(unsafe { sys::gmoe_experts_quantize(self.engine.raw(), raw) })
+    }
+
+    /// The bytes of workspace that these arguments need on an NVIDIA GPU; 0 on the CPU.
+    ///
+    /// # Errors
+    /// As [`Experts::quantize`].
+    pub fn quantize_workspace_size(&self, arguments: &mut ExpertsQuantize<'_>) -> Result<u64> {
+        let (raw, mut bytes) = (arguments.fill(), 0);
+        // SAFETY: the views borrow what they point to until the call returns.
+        check(unsafe { sys::gmoe_experts_quantize_workspace_size(self.engine.raw(), raw, &mut bytes) })?;
         Ok(bytes)
     }
 }

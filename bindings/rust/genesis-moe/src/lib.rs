@@ -54,7 +54,7 @@ mod text;
 pub use clans::{Clans, ClansDescend, ClansObserve};
 pub use engine::{Counters, Engine, EngineBuilder, ExpertWork};
 pub use error::{Error, Result};
-pub use experts::{Activation, Experts, ExpertsBackward, ExpertsForward, ExpertsOptions};
+pub use experts::{Activation, Experts, ExpertsBackward, ExpertsForward, ExpertsOptions, ExpertsQuantize};
 pub use layer::{Layer, LayerBuilder, Parameter, Routing};
 pub use library::{cuda_device_count, doctor, version};
 pub use meter::{Meter, MeterBuilder, Quality, Reading, Source, Window};
@@ -65,6 +65,6 @@ pub use router::{
     Binding, Mode, Router, RouterBackward, RouterForward, RouterOptions, RouterReport, RouterReportInputs,
     RouterUpdate, Solver,
 };
-pub use tensor::{Element, TensorView, TensorViewMut};
+pub use tensor::{Element, F8E4M3, TensorView, TensorViewMut};
 
 pub use genesis_moe_sys;

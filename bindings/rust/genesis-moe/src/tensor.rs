@@ -6,8 +6,8 @@ use genesis_moe_sys as sys;
 
 use crate::error::{Result, invalid};
 
-/// A Rust type that tensors hold: `f32`, `f64`, `i32`, `i64` and, with the feature `half`,
-/// `half::bf16`.
+/// A Rust type that tensors hold: `f32`, `f64`, `i32`, `i64`, [`F8E4M3`] and, with the feature
+/// `half`, `half::bf16`.
 ///
 /// # Safety
 /// [`Element::DTYPE`] describes the type's memory.
@@ -33,8 +33,28 @@ elements! {
     f64 = kDLFloat 64;
     i32 = kDLInt 32;
     i64 = kDLInt 64;
+    F8E4M3 = kDLFloat8_e4m3fn 8;
     #[cfg(feature = "half")]
     half::bf16 = kDLBfloat 16;
+}
+
+/// A float8_e4m3fn number, as its bits: a sign, 4 of exponent with bias 7, 3 of mantissa. It has no
+/// infinity; 448 is the largest. Weights of experts may be of it:
+/// [`Experts::quantize`](crate::Experts::quantize) makes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct F8E4M3(pub u8);
+
+impl From<F8E4M3> for f32 {
+    fn from(F8E4M3(bits): F8E4M3) -> f32 {
+        let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+        let magnitude = match (exponent, bits & 0x7f) {
+            (_, 0x7f) => f32::NAN,
+            (0, _) => mantissa / 512.0,
+            _ => (8.0 + mantissa) * 2.0_f32.powi(exponent - 10),
+        };
+        if bits & 0x80 == 0 { magnitude } else { -magnitude }
+    }
 }
 
 /// A borrowed tensor that is read. It is a pointer with a shape and strides; nothing is copied.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use genesis_moe::{TensorView, TensorViewMut};
+use genesis_moe::{F8E4M3, TensorView, TensorViewMut};
 use half::bf16;
 use serde::Deserialize;
 use serde_json::Value;
@@ -79,6 +79,7 @@ enum Data {
     F64(Vec<f64>),
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
+    F8(Vec<F8E4M3>),
     I64(Vec<i64>),
     I32(Vec<i32>),
 }
@@ -102,6 +103,11 @@ pub fn zeros(recorded: &BTreeMap<String, Recorded>, float: Float) -> Tensors {
     recorded.iter().map(|(name, recorded)| (name.clone(), Tensor::new(name, &zero(recorded), float))).collect()
 }
 
+/// The bits of a number, which the files hold exactly.
+fn f8(value: f64) -> F8E4M3 {
+    (0..=u8::MAX).map(F8E4M3).find(|&bits| f64::from(f32::from(bits)) == value).expect("a number of e4m3")
+}
+
 impl Tensor {
     fn new(name: &str, recorded: &Recorded, float: Float) -> Self {
         let values = recorded.values.iter().copied();
@@ -110,6 +116,8 @@ impl Tensor {
             (Some("int64"), _) => Data::I64(values.map(|value| value as i64).collect()),
             (Some("int32"), _) => Data::I32(values.map(|value| value as i32).collect()),
             (Some("float64"), _) => Data::F64(values.collect()),
+            (Some("float32"), _) => Data::F32(values.map(|value| value as f32).collect()),
+            (Some("float8_e4m3fn"), _) => Data::F8(values.map(f8).collect()),
             (Some(other), _) => panic!("{name}: unknown dtype {other}"),
             (None, Float::F64) => Data::F64(values.collect()),
             (None, Float::Bf16) if narrow => Data::Bf16(values.map(bf16::from_f64).collect()),
@@ -123,6 +131,7 @@ impl Tensor {
             Data::F64(data) => TensorView::new(data, &self.shape),
             Data::F32(data) => TensorView::new(data, &self.shape),
             Data::Bf16(data) => TensorView::new(data, &self.shape),
+            Data::F8(data) => TensorView::new(data, &self.shape),
             Data::I64(data) => TensorView::new(data, &self.shape),
             Data::I32(data) => TensorView::new(data, &self.shape),
         }
@@ -134,6 +143,7 @@ impl Tensor {
             Data::F64(data) => TensorViewMut::new(data, &self.shape),
             Data::F32(data) => TensorViewMut::new(data, &self.shape),
             Data::Bf16(data) => TensorViewMut::new(data, &self.shape),
+            Data::F8(data) => TensorViewMut::new(data, &self.shape),
             Data::I64(data) => TensorViewMut::new(data, &self.shape),
             Data::I32(data) => TensorViewMut::new(data, &self.shape),
         }
@@ -145,6 +155,7 @@ impl Tensor {
             Data::F64(data) => data.clone(),
             Data::F32(data) => data.iter().map(|&value| value.into()).collect(),
             Data::Bf16(data) => data.iter().map(|&value| value.into()).collect(),
+            Data::F8(data) => data.iter().map(|&value| f32::from(value).into()).collect(),
             Data::I64(data) => data.iter().map(|&value| value as f64).collect(),
             Data::I32(data) => data.iter().map(|&value| value.into()).collect(),
         }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use file::{Case, Float, Recorded, Tensors, read, tensors, zeros};
 use genesis_moe::{
     Activation, Binding, Clans, ClansDescend, ClansObserve, Engine, Error, Experts, ExpertsBackward, ExpertsForward,
-    ExpertsOptions, Result, Router, RouterBackward, RouterForward, RouterOptions, RouterReportInputs, RouterUpdate,
-    Solver,
+    ExpertsOptions, ExpertsQuantize, Result, Router, RouterBackward, RouterForward, RouterOptions, RouterReportInputs,
+    RouterUpdate, Solver,
 };
 use serde_json::Value;
 
@@ -122,10 +122,25 @@ fn forward(engine: &Engine, case: &Case, inputs: &Tensors, outputs: &mut Tensors
                 ExpertsForward::new(),
                 inputs,
                 view,
-                [hidden_states, top_k_index, top_k_weights, gate_up_proj, gate_up_bias, down_proj, down_bias]
+                [
+                    hidden_states,
+                    top_k_index,
+                    top_k_weights,
+                    gate_up_proj,
+                    gate_up_bias,
+                    down_proj,
+                    down_bias,
+                    gate_up_scale,
+                    down_scale
+                ]
             );
             let arguments = give!(arguments, outputs, view_mut, [output, pre_activation]);
             Experts::new(engine, experts_options(case)).forward(arguments)
+        }
+        "quantize" => {
+            let arguments = give!(ExpertsQuantize::new(), inputs, view, [weight]);
+            let arguments = give!(arguments, outputs, view_mut, [quantized, scale]);
+            Experts::new(engine, experts_options(case)).quantize(arguments)
         }
         "update" => {
             let number = |name: &str| case.numbers[name];
@@ -237,7 +252,7 @@ fn agrees(case: &Case, got: &Tensors, want: &BTreeMap<String, Recorded>, of: &BT
 fn router_and_experts_pass_forward_and_backward() {
     let engine = Engine::new().unwrap();
     let mut runs = 0;
-    for name in ["router", "experts"] {
+    for name in ["router", "experts", "e4m3"] {
         let file = read(name);
         for (case, float) in file.cases.iter().flat_map(|case| FLOATS.map(|float| (case, float))) {
             let inputs = tensors(&case.inputs, float);
