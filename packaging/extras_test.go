@@ -108,14 +108,14 @@ func TestWheelExtras(t *testing.T) {
 	t.Run("torch, then plots", func(t *testing.T) {
 		programs := environment(t, "torch")
 		installExtra(t, programs, "torch")
-		require.Equal(t, "genesis_moe.inject needs transformers, which is not installed: pip install 'genesis-moe[transformers]'\n",
+		require.Equal(t, "genesis_moe.inject needs transformers, which is not installed: pip install 'torch>=2.6' 'transformers>=5.7'\n",
 			run(t, command(t.TempDir(), nil, programs+"python", "-c", withTorch)))
-		require.Equal(t, "genesis-moe: bench needs transformers, which is not installed: pip install 'genesis-moe[transformers]'\n",
+		require.Equal(t, "genesis-moe: bench needs transformers, which is not installed: pip install 'torch>=2.6' 'transformers>=5.7'\n",
 			says(t, command(t.TempDir(), nil, programs+"genesis-moe", "bench", "layer", "--quick")))
 		bare := t.TempDir()
 		said, err := redraw(programs, bare).CombinedOutput()
 		require.NoError(t, err, "%s", said)
-		require.Contains(t, string(said), "No figures: install genesis-moe[plots] for them.")
+		require.Contains(t, string(said), "No figures; for them: pip install 'matplotlib>=3.8' 'rich>=13'")
 		require.FileExists(t, bare+"/table.md")
 
 		installExtra(t, programs, "plots")
@@ -134,7 +134,7 @@ func TestWheelExtras(t *testing.T) {
 		programs := environment(t, "plots")
 		installExtra(t, programs, "plots")
 		run(t, command(t.TempDir(), nil, programs+"python", "-c", "import matplotlib.pyplot, rich.progress"))
-		require.Equal(t, "genesis-moe: compare needs torch, which is not installed: pip install 'genesis-moe[torch]'\n",
+		require.Equal(t, "genesis-moe: compare needs torch, which is not installed: pip install 'torch>=2.6'\n",
 			says(t, redraw(programs, t.TempDir())))
 	})
 }

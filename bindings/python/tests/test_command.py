@@ -34,10 +34,7 @@ def test_doctor_in_plain_words() -> None:
     }
     lines = summary(found)
     assert "found    a fast BLAS, OpenBLAS: /lib/libopenblas.so" in lines
-    assert (
-        "missing  torch: the functions of NumPy arrays work; for layers: pip install 'genesis-moe[torch]'"
-        in lines
-    )
+    assert "missing  torch: the functions of NumPy arrays work; for layers: pip install 'torch>=2.6'" in lines
     assert [line.split()[0] for line in lines] == [
         "found", "found", "missing", "found", "found", "missing", "missing", "found"
     ]  # fmt: skip
@@ -78,12 +75,12 @@ def test_a_missing_library_is_said_and_not_traced(monkeypatch: pytest.MonkeyPatc
     [
         (
             ["compare", "--demo"],
-            "compare needs torch, which is not installed: pip install 'genesis-moe[torch]'",
+            "compare needs torch, which is not installed: pip install 'torch>=2.6'",
         ),
-        (["mitosis"], "mitosis needs torch, which is not installed: pip install 'genesis-moe[torch]'"),
+        (["mitosis"], "mitosis needs torch, which is not installed: pip install 'torch>=2.6'"),
         (
             ["bench", "layer"],
-            "bench needs torch, which is not installed: pip install 'genesis-moe[transformers]'",
+            "bench needs torch, which is not installed: pip install 'torch>=2.6' 'transformers>=5.7'",
         ),
         (["baseline", "no.jsonl", "--name", "n", "--out", "o"], "no.jsonl: No such file or directory"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import genesis_moe as gm
+from genesis_moe._extras import EXTRAS
 
 SOURCE = str(Path(gm.__file__).parents[1])
 
@@ -57,7 +59,7 @@ except ImportError as error:
 """
     shape, message = python(code).splitlines()
     assert shape == "(1, 2)"
-    assert message == "genesis_moe.MoE needs torch, which is not installed: pip install 'genesis-moe[torch]'"
+    assert message == "genesis_moe.MoE needs torch, which is not installed: pip install 'torch>=2.6'"
 
 
 def test_every_public_name_is_there() -> None:
@@ -158,3 +160,12 @@ total = sum(layer(batch).sum().item() for batch in DataLoader(Data(), batch_size
 print(total == total)
 """
     assert python(code) == "True\n"
+
+
+def test_install_commands_are_of_what_the_extras_need() -> None:
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    section = project.partition("[project.optional-dependencies]\n")[2].partition("\n\n")[0]
+    declared = dict(re.findall(r"^(\w+) = (.*)$", section, re.M))
+    assert {name: list(needs) for name, needs in EXTRAS.items()} == {
+        name: json.loads(needs) for name, needs in declared.items()
+    }

@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from genesis_moe import huggingface
+from genesis_moe._extras import install_command
 
 __version__ = "0.1.0"
 
@@ -161,7 +162,7 @@ def _import(name: str, module: str, needs: str | None) -> Any:
         if needs is None or missing not in ("torch", "transformers"):
             raise
         raise ImportError(
-            f"genesis_moe.{name} needs {missing}, which is not installed: pip install 'genesis-moe[{needs}]'",
+            f"genesis_moe.{name} needs {missing}, which is not installed: {install_command(needs)}",
             name=missing,
         ) from error
 

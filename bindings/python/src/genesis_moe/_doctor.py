@@ -7,6 +7,7 @@ import json
 import platform
 from typing import Any
 
+from genesis_moe._extras import install_command
 from genesis_moe._library import library, library_path
 from genesis_moe._text import text_of
 
@@ -58,8 +59,8 @@ def summary(found: dict[str, Any]) -> list[str]:
 
 _WITHOUT = {
     "numpy": "nothing works without it; pip install numpy",
-    "torch": "the functions of NumPy arrays work; for layers: pip install 'genesis-moe[torch]'",
-    "transformers": "for Hugging Face models: pip install 'genesis-moe[transformers]'",
+    "torch": f"the functions of NumPy arrays work; for layers: {install_command('torch')}",
+    "transformers": f"for Hugging Face models: {install_command('transformers')}",
     "ml_dtypes": "NumPy has no bfloat16 without it; pip install ml_dtypes",
 }
 

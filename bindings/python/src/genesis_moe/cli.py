@@ -11,6 +11,7 @@ from typing import Any
 
 import genesis_moe
 from genesis_moe import _monitor_command
+from genesis_moe._extras import install_command
 
 BENCHES = ("layer", "overhead")
 
@@ -69,9 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _missing(command: str, error: ImportError) -> str:
     package = (error.name or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package in ("torch", "transformers"):
-        return (
-            f"{command} needs {package}, which is not installed: pip install 'genesis-moe[{NEEDS[command]}]'"
-        )
+        return f"{command} needs {package}, which is not installed: {install_command(NEEDS[command])}"
     return str(error)
 
 

@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from genesis_moe._extras import install_command
+
 
 class Progress:
     """One bar per running piece of work and one for the whole, on standard error."""
@@ -55,7 +57,7 @@ def _rich_display() -> Any:
         from rich import progress
         from rich.console import Console
     except ImportError:
-        print("No progress bars: install genesis-moe[plots] for them.", file=sys.stderr)
+        print(f"No progress bars; for them: {install_command('plots')}", file=sys.stderr)
         return None
     return progress.Progress(
         progress.TextColumn("{task.description}"),

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from genesis_moe._extras import install_command
 from genesis_moe.studies.compare.arms import ARMS, BASELINE, VARIED, Arm, variants, variations
 from genesis_moe.studies.compare.study import Plan, carry_out, prepare_corpus, restore
 from genesis_moe.studies.compare.summary import Row, energy_label, markdown_table, rows, text_table
@@ -238,7 +239,7 @@ def _figures(record: dict[str, Any], folder: Path) -> list[Path]:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise
-        print("No figures: install genesis-moe[plots] for them.", file=sys.stderr)
+        print(f"No figures; for them: {install_command('plots')}", file=sys.stderr)
         return []
     return draw(record, folder)
 

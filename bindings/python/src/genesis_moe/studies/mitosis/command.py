@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import genesis_moe as gm
+from genesis_moe._extras import install_command
 from genesis_moe.studies.compare.corpus import Corpus, build
 from genesis_moe.studies.compare.model import Shape
 from genesis_moe.studies.compare.study import stopped_by_ctrl_c
@@ -181,7 +182,7 @@ def _show(record: dict[str, Any], out: Path) -> None:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("matplotlib"):
             raise
-        print("No figures: install genesis-moe[plots] for them.", file=sys.stderr)
+        print(f"No figures; for them: {install_command('plots')}", file=sys.stderr)
         return
     for path in draw(record, out / "figures"):
         print(path)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from genesis_moe._extras import install_command
 from genesis_moe.studies.compare.training import TrainingInterruptedError
 from genesis_moe.studies.record import environment, read_json, write_atomically, write_json
 from genesis_moe.studies.scale import gloo, traces
@@ -76,7 +77,7 @@ def _show(record: dict[str, Any], out: Path) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise
-        print("No figures: install genesis-moe[plots] for them.", file=sys.stderr)
+        print(f"No figures; for them: {install_command('plots')}", file=sys.stderr)
         return
     for figure in draw(record, out / "figures"):
         print(figure)
