@@ -40,12 +40,13 @@ NVLINK_BANDWIDTH = Figure(
     450e9,
     "B/s",
     "NVLink 4 of an H100, one direction (900 GB/s both)",
-    "https://www.nvidia.com/en-us/data-center/h100/",
+    "NVIDIA's MLPerf Inference 4.1 submission, 18x 4th Gen NVLink, 900GB/s: "
+    "https://github.com/mlcommons/inference_results_v4.1 closed/NVIDIA/systems/H200-SXM-141GBx8_TRT_MaxQ.json",
 )
 NVLINK_ENERGY = Figure(
     1.3e-12,
     "J/bit",
-    "one NVLink hop; the figure is of short links (NVLink-C2C), so a floor",
+    "one NVLink hop; NVIDIA does not say of which length, so a floor",
     "NVIDIA, What Is NVLink? (2023): https://blogs.nvidia.com/blog/what-is-nvidia-nvlink/",
 )
 NVLINK_HOPS = 2  # GPU to NVSwitch to GPU; what the NVSwitch itself takes is not published
@@ -77,7 +78,8 @@ FABRICS = (
             3.5 / 100e9,
             "J/bit",
             "QSFP28 module of power class 4: at most 3.5 W",
-            "SFF-8679, table of power classes",
+            "SFF-8636, power classes of the extended identifier, as DPDK reads them: "
+            "https://github.com/DPDK/dpdk lib/ethdev/sff_8636.c",
         ),
     ),
 )

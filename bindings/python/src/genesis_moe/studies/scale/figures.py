@@ -57,11 +57,14 @@ def _costs(record: dict[str, Any], path: Path) -> Path:
             if spread == "wide":
                 axes.axvspan(64, GPUS[-1], color="#f4f4f4", zorder=0)
                 axes.set_xlabel("GPUs")
-    grid[0, 0].legend(frameon=False, fontsize=7)
-    figure.text(
-        0.99, 0.005, f"{FABRICS[0].name}, node first; grey ground: trace extrapolated", ha="right", fontsize=9
+    lines, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        lines, names, frameon=False, fontsize=9, ncols=4, loc="lower left", bbox_to_anchor=(0.01, 0.0)
     )
-    figure.tight_layout()
+    figure.text(
+        0.99, 0.01, f"{FABRICS[0].name}, node first;\ngrey ground: trace extrapolated", ha="right", fontsize=9
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     return _save(figure, path)
 
 
