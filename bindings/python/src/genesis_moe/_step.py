@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor, nn
+from torch import nn
 
 from genesis_moe.distributed.agreement import Agreement
 from genesis_moe.distributed.reduction import Reduction
@@ -73,22 +73,14 @@ def step(
         router.update(sums.total(counts), int(sums.total(tokens)), progress)
         router.counts.zero_()
         router.tokens.zero_()
-    statistics = [growth.contributions(layer) for layer in growing]
-    _sum_over_ranks([part for parts in statistics for part in parts], sums.groups)
-    evaluate = None if held_out is None else _evaluation(model, held_out, sums.groups)
-    for layer, parts in zip(growing, statistics, strict=True):
-        growth.advance(layer, parts, optimizer, evaluate)
-
-
-def _sum_over_ranks(tensors: list[Tensor], groups: list[Any]) -> None:
-    """Sums tensors of one dtype over the ranks, in place, in one collective."""
-    if not tensors or not groups:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    for group in groups:
-        distributed.all_reduce(flat, group=group)
-    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    windows = Reduction(process_group)
+    of_layers = [[windows.add(part) for part in growth.contributions(layer)] for layer in growing]
+    windows.run()
+    for layer, parts in zip(growing, of_layers, strict=True):
+        evaluate = None
+        if held_out is not None:
+            evaluate = _evaluation(model, held_out, process_group, layer.router.counts.device)
+        growth.advance(layer, [windows.total(part) for part in parts], optimizer, evaluate)
 
 
 def _gather_no_longer(model: nn.Module) -> None:
@@ -102,8 +94,13 @@ def _gather_no_longer(model: nn.Module) -> None:
             module.reshard()
 
 
-def _evaluation(model: nn.Module, held_out: Callable[[], float], groups: list[Any]) -> Callable[[], float]:
-    """held_out in eval mode, its mean over ranks."""
+def _evaluation(
+    model: nn.Module,
+    held_out: Callable[[], float],
+    process_group: ProcessGroup | DeviceMesh | None,
+    device: torch.device,
+) -> Callable[[], float]:
+    """held_out in eval mode, its mean over ranks. device: where the group's collectives are, NCCL's on GPUs alone."""
 
     def evaluate() -> float:
         training = [module for module in model.modules() if module.training]
@@ -114,8 +111,9 @@ def _evaluation(model: nn.Module, held_out: Callable[[], float], groups: list[An
             for module in training:
                 module.training = True
             _gather_no_longer(model)
-        total = torch.tensor([loss, 1.0], dtype=torch.float64)
-        _sum_over_ranks([total], groups)
-        return float(total[0] / total[1])
+        mean = Reduction(process_group)
+        place = mean.add(torch.tensor(loss, dtype=torch.float64, device=device))
+        mean.run("gm.step: held_out")
+        return float(mean.total(place)) / mean.num_ranks
 
     return evaluate

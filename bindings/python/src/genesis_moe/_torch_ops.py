@@ -71,7 +71,7 @@ def experts(
         (*inputs, *scales),
     )
     scaled = gate_up_proj.dtype == torch.float8_e4m3fn or gate_up_scale is not None or down_scale is not None
-    dtype = _autocast_dtype(hidden_states)
+    dtype = autocast_dtype(hidden_states)
     if dtype is not None:
         hidden_states = hidden_states.to(dtype)
         if not scaled:
@@ -158,7 +158,7 @@ def report(
     return _report.compute(_engine(logits), options, tensors, view_of, _queue(logits))
 
 
-def _autocast_dtype(hidden_states: Tensor) -> torch.dtype | None:
+def autocast_dtype(hidden_states: Tensor) -> torch.dtype | None:
     """What autocast turns the experts' inputs into, as it does for matrix products; it leaves float64 alone."""
     if hidden_states.is_cpu or hidden_states.is_cuda:
         device = "cpu" if hidden_states.is_cpu else "cuda"

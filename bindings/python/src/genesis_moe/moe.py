@@ -145,20 +145,25 @@ class MoE(nn.Module):
             index = self.clans(tokens, routing)
         shared = self._shared if self.shared_experts else None
         if self.expert_parallel is None:
-            output = self._experts("", tokens, index, routing.weights)
-            if self.clans is not None and self.training and torch.is_grad_enabled():
-                output = self._probed(output, tokens, index, routing.weights)
+            output = self._routed(tokens, index, routing.weights)
             output = output if shared is None else output + shared(tokens)
         else:
             output = self.expert_parallel(
                 tokens,
                 index,
                 routing.weights,
-                functools.partial(self._experts, ""),
-                self._local_parameters,
+                self._routed,
+                functools.partial(self._local_parameters, tokens.dtype),
                 None if shared is None else functools.partial(shared, tokens),
             )
         return output.reshape(hidden_states.shape)
+
+    def _routed(self, tokens: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        """The routed experts; of sharded ones this rank's, numbered from its first."""
+        output = self._experts("", tokens, index, weights)
+        if self.clans is not None and self.training and torch.is_grad_enabled():
+            output = self._probed(output, tokens, index, weights)
+        return output
 
     def _shared(self, tokens: Tensor) -> Tensor:
         # Every token has every shared expert with weight 1.
@@ -170,10 +175,10 @@ class MoE(nn.Module):
             tokens,
             index,
             weights,
-            self._parameter(prefix, "gate_up_proj"),
-            self._parameter(prefix, "down_proj"),
-            gate_up_bias=self._parameter(prefix, "gate_up_proj_bias"),
-            down_bias=self._parameter(prefix, "down_proj_bias"),
+            self._parameter(prefix, "gate_up_proj", tokens.dtype),
+            self._parameter(prefix, "down_proj", tokens.dtype),
+            gate_up_bias=self._parameter(prefix, "gate_up_proj_bias", tokens.dtype),
+            down_bias=self._parameter(prefix, "down_proj_bias", tokens.dtype),
             activation=self.activation,
             gated=self.gated,
             layer=0 if prefix else self.layer_number,
@@ -183,24 +188,29 @@ class MoE(nn.Module):
     def _probed(self, output: Tensor, tokens: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         assert self.clans is not None
         options = experts_scalars(self.activation, self.gated, False, 1.702, 7.0)
-        experts = self.gate_up_proj, self.gate_up_proj_bias, self.down_proj, self.down_proj_bias
+        names = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+        experts = [self._parameter("", name, tokens.dtype) for name in names]
         clans = self.clans
-        candidate = clans.candidate, clans.candidate_direction, clans.candidate_threshold
+        slot = (
+            clans.candidate if self.expert_parallel is None else self.expert_parallel.local(clans.candidate)
+        )
+        candidate = slot, clans.candidate_direction, clans.candidate_threshold
         probed: Tensor = Probe.apply(  # type: ignore[no-untyped-call]
             output, clans.probe, options, tokens.detach(), index, weights.detach(), *experts, *candidate
         )
         return probed
 
-    def _local_parameters(self) -> list[Tensor]:
+    def _local_parameters(self, dtype: torch.dtype) -> list[Tensor]:
         names = ("gate_up_proj", "down_proj", "gate_up_proj_bias", "down_proj_bias")
-        values = (self._parameter("", name) for name in names)
+        values = (self._parameter("", name, dtype) for name in names)
         return [value for value in values if value is not None]
 
-    def _parameter(self, prefix: str, name: str) -> Any:
+    def _parameter(self, prefix: str, name: str, dtype: torch.dtype) -> Any:
+        """dtype: of the tokens."""
         value = getattr(self, prefix + name)
         if value is None or prefix or self.expert_parallel is None:
             return value
-        return local_experts(value, self.expert_gradient_scale)
+        return local_experts(value, self.expert_gradient_scale, dtype)
 
     def extra_repr(self) -> str:
         text = f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}"

@@ -8,29 +8,33 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import genesis_moe as gm
 from distributed.training import model_of, routers_of, train
 
 
-def one() -> dict[str, Any]:
-    return train(model_of())
+def one(autocast: bool = False) -> dict[str, Any]:
+    return train(model_of(), autocast=autocast)
 
 
-def replicated(no_sync: bool, checkpointed: bool, compiled: bool) -> dict[str, Any]:
+def replicated(no_sync: bool, checkpointed: bool, compiled: bool, autocast: bool = False) -> dict[str, Any]:
     model = model_of()
     if checkpointed:
         model[0], model[1] = checkpoint_wrapper(model[0]), checkpoint_wrapper(model[1])
     if compiled:
         model[0] = torch.compile(model[0], backend="aot_eager")
-    return train(DistributedDataParallel(model), no_sync=no_sync)
+    return train(DistributedDataParallel(model), no_sync=no_sync, autocast=autocast)
 
 
-def sharded(checkpointed: bool, compiled: bool, hybrid: bool) -> dict[str, Any]:
+def sharded(
+    checkpointed: bool, compiled: bool, hybrid: bool, no_sync: bool = False, mixed: bool = False
+) -> dict[str, Any]:
+    """mixed: parameters and gradients travel and compute in bfloat16, the optimiser's are float32."""
     model = model_of()
     mesh = None
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
     if hybrid:
         mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("nodes", "local"))
     for i in range(2):
@@ -38,9 +42,9 @@ def sharded(checkpointed: bool, compiled: bool, hybrid: bool) -> dict[str, Any]:
             model[i] = checkpoint_wrapper(model[i])
         if compiled:
             model[i] = torch.compile(model[i], backend="aot_eager")
-        fully_shard(model[i], mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    return train(model, process_group=mesh)
+        fully_shard(model[i], mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    return train(model, process_group=mesh, no_sync=no_sync)
 
 
 def hugging_face(sharding: bool) -> dict[str, Any]:

@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import genesis_moe as gm
 from distributed.training import full, model_of, train
 from genesis_moe.distributed import clip_grad_norm_, shard_experts
+from genesis_moe.energy.layers import Layers
 
 LAYERS: dict[str, dict[str, Any]] = {
     "even": {"num_experts": 8},
@@ -23,7 +25,7 @@ LAYERS: dict[str, dict[str, Any]] = {
 }
 
 
-def layer(name: str, sizes: list[int], dtype: torch.dtype) -> dict[str, Any]:
+def layer(name: str, sizes: list[int], dtype: torch.dtype, autocast: bool = False) -> dict[str, Any]:
     """One forward and backward of tokens cut into the given sizes; what this rank has of it."""
     torch.manual_seed(4)
     moe = gm.MoE(16, 12, **LAYERS[name], dtype=dtype)
@@ -34,7 +36,8 @@ def layer(name: str, sizes: list[int], dtype: torch.dtype) -> dict[str, Any]:
         rank = dist.get_rank()
         x, direction = x.split(sizes)[rank], direction.split(sizes)[rank]
     x = x.clone().requires_grad_()
-    y = moe(x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = moe(x)
     (y * direction).sum().backward()
     gradients = {}
     for parameter_name, parameter in moe.named_parameters():
@@ -49,7 +52,15 @@ def layer(name: str, sizes: list[int], dtype: torch.dtype) -> dict[str, Any]:
             "index": moe.last_routing.index}  # fmt: skip
 
 
-def trained(wrapping: str) -> dict[str, Any]:
+def trained(
+    wrapping: str,
+    no_sync: bool = False,
+    checkpointed: bool = False,
+    compiled: bool = False,
+    autocast: bool = False,
+    mixed: bool = False,
+) -> dict[str, Any]:
+    """mixed: FSDP2 computes in bfloat16, and so do the experts, which are not its."""
     model = model_of()
     world = dist.get_world_size()
     if wrapping == "mesh":
@@ -57,12 +68,31 @@ def trained(wrapping: str) -> dict[str, Any]:
         shard_experts(model, mesh["experts"], replicas=mesh["data"].get_group())
         return train(DistributedDataParallel(model), process_group=mesh)
     sharded = shard_experts(model, init_device_mesh("cpu", (world,)))
+    for i in range(2):
+        if checkpointed:
+            model[i] = checkpoint_wrapper(model[i])
+        if compiled and wrapping == "fsdp2":
+            model[i] = torch.compile(model[i], backend="aot_eager")
+    if compiled and wrapping == "ddp":
+        model = torch.compile(model, backend="aot_eager")
     if wrapping == "fsdp2":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
         for block in model[:2]:
-            fully_shard(block, ignored_params=set(sharded))
-        fully_shard(model, ignored_params=set(sharded))
-        return train(model)
-    return train(DistributedDataParallel(model))
+            fully_shard(block, ignored_params=set(sharded), mp_policy=policy)
+        fully_shard(model, ignored_params=set(sharded), mp_policy=policy)
+        return train(model, no_sync=no_sync)
+    return train(DistributedDataParallel(model), no_sync=no_sync, autocast=autocast)
+
+
+def counted() -> tuple[list[int], list[int]]:
+    """What the energy's ledger has counted on this rank, and the loads of this rank's tokens, both by expert."""
+    torch.manual_seed(3)
+    moe = gm.MoE(16, 12, 7)
+    shard_experts(moe, init_device_mesh("cpu", (dist.get_world_size(),)))
+    layers = Layers(moe)
+    moe(torch.randn(20 + dist.get_rank(), 16))
+    (line,) = layers.step(with_report=False)
+    return line["tokens"], moe.last_routing.counts.tolist()
 
 
 def clipped() -> tuple[float, float]:

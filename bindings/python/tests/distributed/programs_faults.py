@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import genesis_moe as gm
+from distributed import programs_growth
 from distributed.training import batch_of, mine_of, model_of
-from genesis_moe.distributed import shard_experts
+from genesis_moe.distributed import save, shard_experts
 from genesis_moe.distributed.groups import ROLL_CALL_SECONDS
 
 STALL_TIMEOUT_SECONDS = 8.0
@@ -28,8 +29,10 @@ def message_of(action: Any) -> str:
     return "nothing was raised"
 
 
-def not_finite() -> tuple[str, bool]:
+def not_finite(sharded: bool) -> tuple[str, bool]:
     model = model_of()
+    if sharded:
+        shard_experts(model, init_device_mesh("cpu", (dist.get_world_size(),)))
     x = mine_of(batch_of(0, 0)).clone()
     gm.step(model)
     if dist.get_rank() == 1:
@@ -68,6 +71,12 @@ def parted_prices() -> str:
     return message_of(lambda: gm.step(model))
 
 
+def other_experts() -> str:
+    """Before anything of theirs meets in a collective."""
+    moe = gm.MoE(8, 8 if dist.get_rank() == 0 else 6, 4)
+    return message_of(lambda: shard_experts(moe, init_device_mesh("cpu", (dist.get_world_size(),))))
+
+
 def killed() -> str:
     model = model_of()
     gm.step(model)
@@ -84,6 +93,37 @@ def killed_in_the_layer() -> str:
     if dist.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return message_of(lambda: model(x))
+
+
+def killed_in_backward() -> str:
+    model = model_of()
+    shard_experts(model, init_device_mesh("cpu", (dist.get_world_size(),)))
+    loss = model(mine_of(batch_of(0, 0))).sum()
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return message_of(loss.backward)
+
+
+def killed_in_held_out() -> str:
+    """When growth asks whether an expert may die: after the counts were summed."""
+    model, optimizer = programs_growth.build("ddp", programs_growth.TRYING["strict"])
+
+    def held_out() -> float:
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0
+
+    last = programs_growth.TRYING_STEPS
+    return message_of(lambda: programs_growth.steps(model, optimizer, 0, last, held_out=held_out))
+
+
+def killed_in_save(folder: str) -> str:
+    model = model_of()
+    optimizer = torch.optim.AdamW(model.parameters())
+    gm.step(model)
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return message_of(lambda: save(folder, model, optimizer, 1))
 
 
 def stalled(in_the_layer: bool) -> tuple[str, float]:

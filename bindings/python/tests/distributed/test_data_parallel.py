@@ -50,6 +50,31 @@ def test_sharded_and_compiled(ranks: Ranks, one: dict[str, Any]) -> None:
     check(ranks.run(programs.sharded, False, True, False, world=2), one)
 
 
+def test_sharded_and_accumulated_before_it_is_reduced(ranks: Ranks, one: dict[str, Any]) -> None:
+    check(ranks.run(programs.sharded, False, False, False, True, world=2), one)
+
+
+def check_bfloat16(found: list[dict[str, Any]], one: dict[str, Any]) -> None:
+    """Every token is counted and all ranks have the same bits; rounding may send a token elsewhere."""
+    for rank in found:
+        assert torch.equal(rank["prices"], found[0]["prices"]), "bit for bit"
+    for step, tokens in enumerate(one["tokens"]):
+        assert torch.equal(sum(rank["tokens"][step] for rank in found), tokens)
+    assert torch.allclose(found[0]["prices"], one["prices"], atol=0.02)
+    for name, parameter in one["parameters"].items():
+        assert torch.allclose(found[0]["parameters"][name], parameter, atol=0.02), name
+
+
+def test_replicated_in_bfloat16(ranks: Ranks) -> None:
+    one = ranks.run(programs.one, True, world=1)[0]
+    check_bfloat16(ranks.run(programs.replicated, True, False, False, True, world=2), one)
+
+
+def test_sharded_in_bfloat16(ranks: Ranks) -> None:
+    one = ranks.run(programs.sharded, False, False, False, False, True, world=1)[0]
+    check_bfloat16(ranks.run(programs.sharded, True, False, False, True, True, world=2), one)
+
+
 def test_sharded_on_a_mesh_of_two_dimensions(ranks: Ranks, one: dict[str, Any]) -> None:
     check(ranks.run(programs.sharded, False, False, True), one)
 

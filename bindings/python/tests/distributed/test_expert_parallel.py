@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from distributed import programs_data
 from distributed import programs_experts as programs
 from distributed.ranks import Ranks
-from distributed.test_data_parallel import check
+from distributed.test_data_parallel import check, check_bfloat16
 
 SIZES = {"alike": [6, 6, 6, 6], "unlike": [11, 0, 1, 12], "one has all": [0, 24, 0, 0]}
 
@@ -59,7 +60,38 @@ def test_training(ranks: Ranks, wrapping: str, world: int) -> None:
     check(ranks.run(programs.trained, wrapping, world=world), one)
 
 
+@pytest.mark.parametrize("wrapping", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("how", ["no_sync", "checkpointed", "compiled"])
+def test_training_otherwise(ranks: Ranks, wrapping: str, how: str) -> None:
+    one = ranks.run(programs_data.one, world=1)[0]
+    check(ranks.run(partial(programs.trained, **{how: True}), wrapping, world=2), one)
+
+
+@pytest.mark.parametrize(("wrapping", "how"), [("ddp", "autocast"), ("fsdp2", "mixed")])
+def test_training_in_bfloat16(ranks: Ranks, wrapping: str, how: str) -> None:
+    one = ranks.run(programs_data.one, True, world=1)[0]
+    check_bfloat16(ranks.run(partial(programs.trained, **{how: True}), wrapping, world=2), one)
+
+
+def test_a_rank_without_experts_in_bfloat16(ranks: Ranks) -> None:
+    sizes = [6, 6, 6, 6]
+    name = "fewer experts than ranks"
+    one = ranks.run(programs.layer, name, sizes, torch.float32, True, world=1)[0]
+    found = ranks.run(programs.layer, name, sizes, torch.float32, True)
+    assert torch.allclose(torch.cat([rank["y"] for rank in found]).float(), one["y"].float(), atol=0.02)
+    for rank in found:
+        for parameter, gradient in one["gradients"].items():
+            assert torch.allclose(rank["gradients"][parameter], gradient, rtol=0.05, atol=0.05), parameter
+
+
 def test_clipping_counts_every_shard_once(ranks: Ranks) -> None:
     (one,) = ranks.run(programs.clipped, world=1)
     for before, after in ranks.run(programs.clipped, world=3):
         assert before == pytest.approx(one[0], rel=1e-5) and after == pytest.approx(1.0, rel=1e-4)
+
+
+def test_work_is_counted_under_the_expert_s_own_number(ranks: Ranks) -> None:
+    found = ranks.run(programs.counted, world=3)
+    done = torch.tensor([tokens for tokens, _ in found])
+    assert torch.equal(done.sum(0), torch.tensor([loads for _, loads in found]).sum(0))
+    assert [row.nonzero().flatten().tolist() for row in done] == [[0, 1, 2], [3, 4, 5], [6]]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distributed import programs_faults as programs
 from distributed.ranks import Ranks
+from genesis_moe.distributed import latest
 
 
-def test_nan_on_one_rank(ranks: Ranks) -> None:
-    for message, unmoved in ranks.run(programs.not_finite, world=3):
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole experts", "sharded experts"])
+def test_nan_on_one_rank(ranks: Ranks, sharded: bool) -> None:
+    for message, unmoved in ranks.run(programs.not_finite, sharded, world=3):
         assert "NaN or infinity in the routing weights on rank 1" in message and unmoved
 
 
@@ -24,6 +28,10 @@ def test_nan_on_one_rank(ranks: Ranks) -> None:
         ),
         (programs.other_router, "ranks differ in the budget and rates of router router: (1.5, "),
         (programs.fewer_routers, "ranks differ in the number of routers: 1 on rank 0, 0 on rank 1"),
+        (
+            programs.other_experts,
+            "shard_experts: ranks differ in gate_up_proj of the layer: ([4, 16, 8], 'torch.float32') on rank 0",
+        ),
         (programs.parted_prices, "the prices and gaps of 2 ranks are not the same"),
     ],
 )
@@ -32,16 +40,33 @@ def test_ranks_that_differ(ranks: Ranks, program: Callable[[], str], wanted: str
         assert wanted in message
 
 
-@pytest.mark.parametrize("program", [programs.killed, programs.killed_in_the_layer])
-def test_a_killed_rank(program: Callable[[], str]) -> None:
+def check_killed(program: Callable[..., str], *arguments: Any) -> None:
     ranks = Ranks(3)
     try:
-        first, killed, last = ranks.answers(program)
+        first, killed, last = ranks.answers(program, *arguments)
     finally:
         ranks.close()
     assert killed == (False, "ended")
     for done, message in (first, last):
         assert done and "rank 1 died or stalls" in message, message
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        programs.killed,
+        programs.killed_in_the_layer,
+        programs.killed_in_backward,
+        programs.killed_in_held_out,
+    ],
+)
+def test_a_killed_rank(program: Callable[[], str]) -> None:
+    check_killed(program)
+
+
+def test_a_rank_killed_in_a_save(tmp_path: Path) -> None:
+    check_killed(programs.killed_in_save, str(tmp_path))
+    assert latest(tmp_path) is None
 
 
 @pytest.mark.parametrize("in_the_layer", [False, True], ids=["in gm.step", "in the layer"])

@@ -56,16 +56,27 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
 
 
-def train(model: nn.Module, *, no_sync: bool = False, process_group: Any = None) -> dict[str, Any]:
-    """SGD on whole batches cut between the ranks; what came out."""
+def train(
+    model: nn.Module,
+    *,
+    no_sync: bool = False,
+    process_group: Any = None,
+    autocast: bool = False,
+) -> dict[str, Any]:
+    """SGD on whole batches cut between the ranks; what came out. autocast: to bfloat16."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     seen = []
     for step in range(STEPS):
         for micro in range(ACCUMULATE):
             if no_sync:
-                model.require_backward_grad_sync = micro == ACCUMULATE - 1
+                last = micro == ACCUMULATE - 1
+                if hasattr(model, "set_requires_gradient_sync"):
+                    model.set_requires_gradient_sync(last)
+                model.require_backward_grad_sync = last
             x = mine_of(batch_of(step, micro))
-            loss = (model(x) - x.flip(-1)).square().mean() / ACCUMULATE
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                y = model(x)
+            loss = (y.float() - x.flip(-1)).square().mean() / ACCUMULATE
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -3,12 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import genesis_moe as gm
+from genesis_moe.energy import meter as energy_meter
 from genesis_moe.energy import read_record
+from genesis_moe.energy.meter import share_of_ranks
+
+
+@pytest.mark.parametrize(
+    ("variables", "gpus", "share"),
+    [
+        ({}, None, 1.0),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, None, 1.0),
+        ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "4"}, None, 0.25),
+        ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, 8, 0.5),
+        ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, 1, 1 / 16),  # each rank sees its own GPU alone
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, 8, 1.0),
+    ],
+)
+def test_tokens_are_of_the_ranks_whose_devices_are_metered(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], gpus: int | None, share: float
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    cuda = None if gpus is None else SimpleNamespace(device_count=lambda: gpus)
+    monkeypatch.setattr(energy_meter, "_cuda", lambda: cuda)
+    assert share_of_ranks() == share
+
+
+def test_only_gpus_in_use_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    cuda = SimpleNamespace(
+        device_count=lambda: 4,
+        is_current_stream_capturing=lambda: False,
+        get_device_properties=lambda device: SimpleNamespace(uuid=device),
+        synchronize=waited.append,
+    )
+    monkeypatch.setattr(energy_meter, "_cuda", lambda: cuda)
+    monkeypatch.setattr(torch._C, "_cuda_hasPrimaryContext", lambda device: device == 2, raising=False)
+    with gm.EnergyMeter("none") as meter, meter.window():
+        pass
+    assert set(waited) == {2}
 
 
 def test_transformers_trainer(tmp_path: Path) -> None:

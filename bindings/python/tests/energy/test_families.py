@@ -31,6 +31,10 @@ def test_a_record_tells_of_splits(tmp_path: Path) -> None:
             if step == 10:
                 assert split(layer, 2, optimizer) == 3
             recorder.step(64)
+        recorder.trace([str(token) for token in range(64)])
+    (trace,) = (line for line in energy.read_record(path) if line["kind"] == "trace")
+    used = {expert for token in trace["tokens"] for expert in token["layers"][0]["experts"]}
+    assert used == {0, 1, 2, 3}, "slots, and not the clans that the router chose"
     lines = [line for line in energy.read_record(path) if line["kind"] in ("run", "step", "event")]
     (head,) = (line["layers"] for line in lines if line["kind"] == "run")
     assert (head[0]["experts"], head[0]["clans"], head[0]["free"]) == (5, [-1] * 5, [2, 3, 4])

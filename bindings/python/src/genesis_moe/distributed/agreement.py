@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,9 @@ from genesis_moe.distributed.groups import failure, own_name
 from genesis_moe.distributed.reduction import Reduction
 from genesis_moe.errors import DistributedError
 from genesis_moe.router import Router
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 # The groups with which a model's routers have been compared.
 _compared: weakref.WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
@@ -78,29 +81,34 @@ def _compare_once(sums: Reduction, model: nn.Module, routers: dict[str, Router])
     key = tuple(group.group_name for group in sums.groups)
     if key in _compared.setdefault(model, set()):
         return
-    mine: Any = _description(routers)
+    compare({**described(routers), **_buffers(routers)}, sums.groups, "gm.step")
+    _compared[model].add(key)
+
+
+def compare(mine: dict[str, Any], groups: list[ProcessGroup], what: str) -> None:
+    """Raises DistributedError on every rank, naming the first topic, if ranks do not say the same. A collective."""
     everyone = [(dist.get_rank(), mine)]
-    for group in sums.groups:
+    for group in groups:
         gathered: list[Any] = [None] * group.size()
         try:
             dist.all_gather_object(gathered, everyone, group=group)
         except RuntimeError as error:
-            raise failure("gm.step: comparing the routers", error, group) from error
+            raise failure(f"{what}: comparing the routers", error, group) from error
         everyone = [entry for entries in gathered for entry in entries]
     first_rank, first = everyone[0]
     for rank, other in everyone:
         for topic, value in first.items():
             if other.get(topic) != value:
                 raise DistributedError(
-                    f"gm.step: ranks differ in {topic}: {_shown(value)} on rank {first_rank}, "
+                    f"{what}: ranks differ in {topic}: {_shown(value)} on rank {first_rank}, "
                     f"{_shown(other.get(topic))} on rank {rank}"
                 )
         if extra := sorted(set(other) - set(first)):
-            raise DistributedError(f"gm.step: rank {rank} has {extra[0]}, and rank {first_rank} has it not")
-    _compared[model].add(key)
+            raise DistributedError(f"{what}: rank {rank} has {extra[0]}, and rank {first_rank} has it not")
 
 
-def _description(routers: dict[str, Router]) -> dict[str, Any]:
+def described(routers: dict[str, Router]) -> dict[str, Any]:
+    """What ranks must have alike from the start, by topic."""
     import genesis_moe
     from genesis_moe._abi import ABI_VERSION
 
@@ -110,7 +118,7 @@ def _description(routers: dict[str, Router]) -> dict[str, Any]:
         "the number of routers": len(routers),
     }
     for name, router in routers.items():
-        which = f"router {own_name(name) or 'of the model'}"
+        which = _which(name)
         said[which] = router.num_experts, router.hidden_size, repr(router.options)
         said[f"the budget and rates of {which}"] = (
             router.budget,
@@ -118,11 +126,21 @@ def _description(routers: dict[str, Router]) -> dict[str, Any]:
             router.step_limit,
             router.gap_rate,
         )
+    return said
+
+
+def _buffers(routers: dict[str, Router]) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for name, router in routers.items():
         for buffer in ("price", "gap"):
             tensor: Tensor | None = getattr(router, buffer)
             if tensor is not None:
-                said[f"the {buffer} of {which}"] = str(tensor.dtype), tensor.detach().cpu().tolist()
+                said[f"the {buffer} of {_which(name)}"] = str(tensor.dtype), tensor.detach().cpu().tolist()
     return said
+
+
+def _which(name: str) -> str:
+    return f"router {own_name(name) or 'of the model'}"
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -14,9 +14,14 @@ import torch.distributed.checkpoint
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from genesis_moe.distributed.groups import own_name
+from genesis_moe.distributed.groups import failure, levels, own_name
+from genesis_moe.distributed.reduction import Reduction
 from genesis_moe.errors import DistributedError, InvalidArgumentError
 from genesis_moe.mitosis.clans import Clans
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 dcp: Any = torch.distributed.checkpoint  # what it exports it does not declare
 _NAME = re.compile(r"step-(\d+)")
@@ -30,30 +35,37 @@ def save(
     extra: dict[str, Any] | None = None,
     *,
     keep: int = 2,
+    process_group: ProcessGroup | DeviceMesh | None = None,
 ) -> Path:
-    """Writes ``folder/step-N``: parameters, prices, gaps and the optimiser's state.
+    """Writes ``folder/step-N``: parameters, prices, gaps, clans and the optimiser's state.
 
-    A collective: every rank calls it, with a folder that all of them see. Each rank writes its
+    A collective: every rank there is calls it, with a folder that all of them see. Each rank writes its
     own shards. The checkpoint has another name until every rank has written everything and it
     is on disk, so one that was interrupted is never taken for a checkpoint, and replaces none.
     Older ones than the last ``keep`` are removed afterwards.
 
-    extra: what else to keep, pickled; the same on every rank. Returns the checkpoint's path.
-    DistributedError on every rank if one cannot write.
+    extra: what else to keep, pickled; the same on every rank. process_group: as in
+    :func:`genesis_moe.step`, the ranks that see different tokens: what theirs have shown of layers that
+    grow is summed. None: all ranks. Returns the checkpoint's path.
+    DistributedError on every rank if one cannot write, dies or stalls.
     """
     if step < 0 or keep < 1:
         raise InvalidArgumentError(f"step, keep: {step}, {keep}, want at least 0 and 1")
     root = Path(folder)
     path, partial = root / f"step-{step:09d}", root / f"partial-{step:09d}"
-    _on_first(lambda: _begin(root, partial), f"cannot write to {root}")
+    _on_first(lambda: _begin(root, partial), root)
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    _add_up(model, model_state)
+    _add_up(model, model_state, process_group)
     state = {"model": model_state, "optimizer": optimizer_state, "step": step, "extra": extra or {}}
     try:
         dcp.save(state, checkpoint_id=partial)
     except dcp.CheckpointException as error:
         raise DistributedError(f"checkpoint {path}: not written: {_first_failure(error)}") from error
-    _on_first(lambda: _publish(partial, path, keep), f"cannot write to {root}")
+    except RuntimeError as error:
+        if not _together():
+            raise
+        raise failure(f"checkpoint {path}: not written: saving", error) from error
+    _on_first(lambda: _publish(partial, path, keep), root)
     return path
 
 
@@ -63,12 +75,17 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 
 
 def load(
-    path: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    process_group: ProcessGroup | DeviceMesh | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Loads a checkpoint of :func:`save` into a model and its optimiser, in place; returns step and extra.
 
     A collective. The model may be spread over another number of ranks, or otherwise (one
-    process, DDP, FSDP2, sharded experts), than the one that was saved. InvalidArgumentError
+    process, DDP, FSDP2, sharded experts), than the one that was saved. process_group: the one that
+    :func:`genesis_moe.step` gets. InvalidArgumentError
     if there is no whole checkpoint at path; DistributedError if it does not fit the model.
     """
     if not (Path(path) / ".metadata").is_file():
@@ -84,9 +101,9 @@ def load(
     except (dcp.CheckpointException, RuntimeError, ValueError) as error:
         raise DistributedError(f"checkpoint {path}: does not fit: {_first_failure(error)}") from error
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+    if any(group.rank() != 0 for group in levels(process_group)):
         for clans in _growing(model).values():
-            clans.set_extra_state(torch.zeros_like(clans.get_extra_state()))  # rank 0 has the total
+            clans.set_extra_state(torch.zeros_like(clans.get_extra_state()))  # the first rank has the total
     return state["step"], state["extra"]
 
 
@@ -94,15 +111,17 @@ def _growing(model: nn.Module) -> dict[str, Clans]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Clans)}
 
 
-def _add_up(model: nn.Module, state: dict[str, Any]) -> None:
+def _add_up(model: nn.Module, state: dict[str, Any], process_group: ProcessGroup | DeviceMesh | None) -> None:
     """What the ranks have seen in a window of growth that is not over: the total, for any number of ranks."""
     keys = {own_name(key): key for key in state}
+    sums = Reduction(process_group)
+    places = {}
     for name in _growing(model):
         key = keys[f"{own_name(name)}._extra_state"]
-        total = state[key].clone()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
-        state[key] = total
+        places[key] = sums.add(state[key])
+    sums.run("saving what a window of growth has seen")
+    for key, place in places.items():
+        state[key] = sums.total(place)
 
 
 def _keys_below(path: str | os.PathLike[str], name: str) -> list[str]:
@@ -143,19 +162,28 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _on_first(action: Any, what: str) -> None:
-    """Does something on rank 0; its failure is everybody's."""
-    together = dist.is_available() and dist.is_initialized()
-    failed: list[str | None] = [None]
-    if not together or dist.get_rank() == 0:
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _on_first(action: Any, root: Path) -> None:
+    """Does something in the folder on rank 0; its failure is everybody's."""
+    failed: str | None = None
+    if not _together() or dist.get_rank() == 0:
         try:
             action()
         except OSError as error:
-            failed[0] = str(error)
-    if together:
-        dist.broadcast_object_list(failed, src=0)
-    if failed[0] is not None:
-        raise DistributedError(f"checkpoint: {what}: {failed[0]}")
+            failed = str(error)
+    if _together():
+        # Not a broadcast: only the ranks next to one that is dead would see it fail.
+        everyone: list[str | None] = [None] * dist.get_world_size()
+        try:
+            dist.all_gather_object(everyone, failed)
+        except RuntimeError as error:
+            raise failure(f"checkpoint in {root}: hearing of rank 0", error) from error
+        failed = everyone[0]
+    if failed is not None:
+        raise DistributedError(f"checkpoint: cannot write to {root}: {failed}")
 
 
 def _first_failure(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genesis_moe._torch_ops import autocast_dtype
 from genesis_moe.distributed.exchange import Traffic, Travelling, exchange, exchange_counts
 
 
@@ -23,9 +24,15 @@ class ExpertParallel:
     def __init__(self, group: Any, num_experts: int) -> None:
         self.group, self.num_experts = group, num_experts
         self.per_rank = -(-num_experts // group.size())
-        first = min(num_experts, group.rank() * self.per_rank)
-        self.num_local = min(num_experts, first + self.per_rank) - first
+        self.first = min(num_experts, group.rank() * self.per_rank)
+        self.num_local = min(num_experts, self.first + self.per_rank) - self.first
         self.traffic = Traffic()
+
+    def local(self, expert: Tensor) -> Tensor:
+        """The number of an expert among this rank's; -1 where another rank has it, or for -1."""
+        own = expert - self.first
+        local: Tensor = own.where((own >= 0) & (own < self.num_local), -1)
+        return local
 
     # The numbers of rows depend on the data, and collectives are side effects: not for a graph.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -68,6 +75,7 @@ class ExpertParallel:
         else:  # no rows; but backward's collectives are everybody's, and so is a gradient, if an empty one
             results = rows + arrived_weights.sum(1, keepdim=True).to(rows.dtype)
             results = results + sum(parameter.sum() for parameter in parameters())
+            results = results.to(autocast_dtype(rows) or rows.dtype)  # what the others send here
         results = exchange(results, route.back(), self.traffic)
         # Added up in float32, as one process adds up a token's experts.
         precise = torch.promote_types(tokens.dtype, torch.float32)

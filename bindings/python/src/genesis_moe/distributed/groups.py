@@ -10,6 +10,7 @@ import torch.distributed as dist
 from genesis_moe.errors import DistributedError, InvalidArgumentError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -44,8 +45,18 @@ def levels(process_group: ProcessGroup | DeviceMesh | None) -> list[ProcessGroup
     return [group for group in groups if group.size() > 1]
 
 
-def failure(what: str, error: BaseException, group: ProcessGroup) -> DistributedError:
+def sum_over(group: ProcessGroup, payload: Tensor, what: str) -> None:
+    """An all_reduce in place, on the payload's own device. Raises DistributedError where another rank takes no part."""
+    try:
+        dist.all_reduce(payload, group=group)
+    except RuntimeError as error:
+        raise failure(f"{what}: the all_reduce of {payload.numel()} numbers", error, group) from error
+
+
+def failure(what: str, error: BaseException, group: ProcessGroup | None = None) -> DistributedError:
     """The error of a collective that failed, with the ranks that no longer answer where they can be told.
+
+    group: None for all ranks.
 
     torch says which connection broke, not who broke it: the neighbours of a dead rank fail
     first, and their neighbours fail because of them. So each rank that failed signs the

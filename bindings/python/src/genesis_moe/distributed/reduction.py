@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from genesis_moe.distributed.groups import failure, levels
+from genesis_moe.distributed.groups import levels, sum_over
 from genesis_moe.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -51,8 +50,8 @@ class Reduction:
         return len(self._added) - 1
 
     @torch.no_grad()
-    def run(self) -> None:
-        """The one collective. Raises DistributedError where another rank fails to take part."""
+    def run(self, what: str = "gm.step") -> None:
+        """The one collective. Raises DistributedError, which says for what, where another rank takes no part."""
         added = self._added
         if not self.groups or not added:
             self._totals = added
@@ -61,7 +60,7 @@ class Reduction:
         device = added[0].device
         payload = torch.cat([t.detach().reshape(-1).to(device, dtype) for t in added])
         for group in self.groups:
-            _sum_over(group, payload)
+            sum_over(group, payload, what)
         parts = payload.split([t.numel() for t in added])
         self._totals = [
             part.reshape(t.shape).to(t.device, t.dtype) for part, t in zip(parts, added, strict=True)
@@ -70,10 +69,3 @@ class Reduction:
     def total(self, place: int) -> Tensor:
         """The sum over the ranks of what was added at this place: its shape, dtype and device."""
         return self._totals[place]
-
-
-def _sum_over(group: ProcessGroup, payload: Tensor) -> None:
-    try:
-        dist.all_reduce(payload, group=group)
-    except RuntimeError as error:
-        raise failure(f"gm.step: the all_reduce of {payload.numel()} numbers", error, group) from error

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from genesis_moe.distributed.agreement import compare, described
 from genesis_moe.distributed.expert_parallel import ExpertParallel
-from genesis_moe.errors import InvalidArgumentError, UnsupportedError
+from genesis_moe.distributed.groups import sum_over
+from genesis_moe.errors import InvalidArgumentError
 from genesis_moe.moe import MoE
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ def shard_experts(
 
     Before DDP, which then leaves them alone; with ``fully_shard(..., ignored_params=set(...))``
     they are to be named. Make the optimiser afterwards. Shared experts and router stay whole.
+    Of a layer that grows (max_experts) the slots are spread, and its experts go on splitting.
+
+    A collective. InvalidArgumentError for a mesh of several dimensions, or a model without such
+    layers or with experts that are spread already; DistributedError on every rank where the
+    ranks' layers or versions differ.
 
     average: gradients of the experts are divided by the ranks of the mesh, as DDP and FSDP
     divide the others: the loss is a mean over ranks. False: it is a sum.
@@ -45,15 +52,12 @@ def shard_experts(
     layers = {name: module for name, module in model.named_modules() if isinstance(module, MoE)}
     if not layers:
         raise InvalidArgumentError(f"model: {type(model).__name__} has no genesis_moe.MoE")
-    sharded: list[nn.Parameter] = []
-    names: list[str] = []
     for path, layer in layers.items():
-        if layer.clans is not None:
-            raise UnsupportedError(
-                f"model: {path or 'the layer'} has max_experts; experts that split cannot be sharded"
-            )
         if layer.expert_parallel is not None:
             raise InvalidArgumentError(f"model: the experts of {path or 'the layer'} are sharded already")
+    _compare(layers, [mesh.get_group(), *([] if replicas is None else [replicas])])
+    sharded: list[nn.Parameter] = []
+    for layer in layers.values():
         layer.expert_parallel = ExpertParallel(mesh.get_group(), layer.num_experts)
         layer.expert_gradient_scale = 1 / mesh.size() if average else 1.0
         for name in _EXPERTS:
@@ -62,10 +66,40 @@ def shard_experts(
                 parameter = _shard(value, mesh, replicas)
                 setattr(layer, name, parameter)
                 sharded.append(parameter)
-                names.append(f"{path}.{name}" if path else name)
-    ignored = [*getattr(model, "_ddp_params_and_buffers_to_ignore", []), *names]
+    ignored: Any = _Ignored(model, list(getattr(model, "_ddp_params_and_buffers_to_ignore", [])))
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     return sharded
+
+
+class _Ignored:
+    """The parameters that DDP is to leave alone, by the names that they have when it asks.
+
+    What is put around a module after its experts were sharded (activation checkpointing, torch.compile)
+    changes the names of what is in it.
+    """
+
+    def __init__(self, model: nn.Module, others: list[str]) -> None:
+        self.model, self.others = model, others
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.others
+        for path, layer in self.model.named_modules():
+            if isinstance(layer, MoE) and layer.expert_parallel is not None:
+                for name in _EXPERTS:
+                    full = f"{path}.{name}" if path else name
+                    yield full
+                    yield f"_orig_mod.{full}"  # where the whole model is compiled
+
+
+def _compare(layers: dict[str, MoE], groups: list[ProcessGroup]) -> None:
+    """Before parameters of other shapes meet in a collective, which would hang or mix them up."""
+    said = described({path: layer.router for path, layer in layers.items()})
+    for path, layer in layers.items():
+        for name in _EXPERTS:
+            value = getattr(layer, name)
+            found = None if value is None else (list(value.shape), str(value.dtype))
+            said[f"{name} of {path or 'the layer'}"] = found
+    compare(said, groups, "shard_experts")
 
 
 def _shard(value: nn.Parameter, mesh: DeviceMesh, replicas: ProcessGroup | None) -> nn.Parameter:
@@ -80,7 +114,7 @@ def _shard(value: nn.Parameter, mesh: DeviceMesh, replicas: ProcessGroup | None)
 
         def average_over_replicas(gradient: Any) -> Any:
             local = gradient.to_local().contiguous()
-            dist.all_reduce(local, group=replicas)
+            sum_over(replicas, local, "the gradients of replicated experts")
             gradient.to_local().copy_(local / replicas.size())
             return gradient
 
@@ -111,7 +145,7 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tens
         squares[groups] = squares.get(groups, torch.zeros_like(square)) + square
     for groups, square in squares.items():
         for group in groups:
-            dist.all_reduce(square, group=group)
+            sum_over(group, square, "clip_grad_norm_")
     norm = torch.stack(list(squares.values())).sum().sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:

@@ -76,7 +76,7 @@ class Layers:
             self.experts.append(int(module.num_experts))
             self.top_k.append(0 if router is None else int(routers[router].top_k))
         self._families = [family_of(module) for module in self.modules]
-        self._before = [expert_work(number) for number in self.numbers]
+        self._before = [self._work(layer) for layer in range(len(self.numbers))]
         self._routing_seconds = 0.0
         self._timed = 0
         self._hooks: list[Any] = []
@@ -128,12 +128,30 @@ class Layers:
         uses_gpu = any(found is not None and found[1].centroids.is_cuda for found in self.routers)
         return seconds if timed and not uses_gpu else None
 
+    def last_index(self, layer: int) -> Any:
+        """The experts [T, K] of the last forward's tokens; of a layer that grows, slots. None before there was one."""
+        pair, clans = self.routers[layer], getattr(self.modules[layer], "clans", None)
+        routing = None if pair is None else pair[1].last_routing
+        if routing is None:
+            return None
+        return routing.index if clans is None else clans.last_index
+
+    def _work(self, layer: int) -> np.ndarray[Any, Any]:
+        """expert_work of a layer, whose experts are counted from this rank's first where they are spread over ranks."""
+        work = expert_work(self.numbers[layer])
+        spread = getattr(self.modules[layer], "expert_parallel", None)
+        if spread is None or not len(work):
+            return work
+        whole = np.zeros((self.experts[layer], work.shape[1]), work.dtype)
+        whole[spread.first : spread.first + len(work)] = work
+        return whole
+
     def step(self, *, with_report: bool) -> list[dict[str, Any]]:
         """What each layer did since the last call, and with a report the terms of its H."""
         reports = _reports(self.model) if with_report else {}
         lines = []
-        for layer, number in enumerate(self.numbers):
-            work = expert_work(number)
+        for layer in range(len(self.numbers)):
+            work = self._work(layer)
             line: dict[str, Any] = {"layer": layer}
             if len(work):
                 done = work.copy()

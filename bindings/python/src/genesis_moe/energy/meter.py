@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -286,8 +287,21 @@ def _cuda() -> Any:
 def _synchronize() -> None:
     cuda = _cuda()
     if cuda is not None and not cuda.is_current_stream_capturing():
+        used = sys.modules["torch"]._C._cuda_hasPrimaryContext
         for device in range(cuda.device_count()):
-            cuda.synchronize(device)
+            if used(device):  # to wait for another rank's GPU would make a context there, of some 500 MB
+                cuda.synchronize(device)
+
+
+def share_of_ranks() -> float:
+    """The share of a training's ranks whose devices this process sees, from the variables of torchrun and its like.
+
+    The tokens of all ranks times it are those that the meter's joules are of, where ranks have as many each.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = _cuda()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks))) if cuda is None else cuda.device_count()
+    return min(1.0, here / ranks)
 
 
 def _torch_devices() -> list[str] | None:

@@ -55,12 +55,12 @@ class ExpertNames:
         """Counts the routing of the last forward, whose tokens are given in order."""
         ids = input_ids.detach().reshape(-1).cpu().numpy()
         picked = np.unique(np.linspace(0, len(ids) - 1, min(self._sample, len(ids))).astype(np.int64))
-        for layer, pair in enumerate(self._layers.routers):
-            routing = None if pair is None else pair[1].last_routing
-            if routing is None or len(routing.index) != len(ids):
+        for layer, counters in enumerate(self._counts):
+            found = self._layers.last_index(layer)
+            if found is None or len(found) != len(ids):
                 continue
-            index = routing.index.detach().cpu().numpy()[picked]
-            for expert, counter in enumerate(self._counts[layer]):
+            index = found.detach().cpu().numpy()[picked]
+            for expert, counter in enumerate(counters):
                 counter.update(ids[picked][(index == expert).any(axis=1)].tolist())
 
     def names(self, layer: int) -> tuple[list[str], list[list[str]]]:

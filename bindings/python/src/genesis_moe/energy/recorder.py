@@ -167,10 +167,10 @@ class EnergyRecorder:
             raise InvalidArgumentError("trace: the recorder has no model")
         tokens: list[dict[str, Any]] = [{"text": part, "layers": []} for part in text]
         for layer, pair in enumerate(self._layers.routers):
-            routing = None if pair is None else pair[1].last_routing
-            if routing is None:
+            found = self._layers.last_index(layer)
+            if pair is None or found is None:
                 continue
-            index, weights = routing.index.tolist(), routing.weights.tolist()
+            index, weights = found.tolist(), pair[1].last_routing.weights.tolist()
             if len(index) != len(tokens):
                 raise InvalidArgumentError(
                     f"text: {len(tokens)} tokens, want {len(index)} as the last forward"

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from genesis_moe.energy.meter import share_of_ranks
 from genesis_moe.energy.recorder import EnergyRecorder
 
 
@@ -15,19 +16,23 @@ class EnergyCallback(TrainerCallback):
     Arguments are those of :class:`genesis_moe.EnergyRecorder`; the model is the Trainer's. tokens_per_step:
     of one optimiser step on all devices; None: as the Trainer counts them, which needs
     ``include_num_input_tokens_seen=True`` in its arguments. Evaluation is kept apart, in phase "eval".
+
+    The first rank records. Its meter sees the devices of its machine, and of the tokens it counts the share
+    of the ranks there: the energy per token is that of one machine.
     """
 
     def __init__(
         self, path: str | None = None, *, tokens_per_step: int | None = None, **options: Any
     ) -> None:
         self._path, self._tokens_per_step, self._options = path, tokens_per_step, options
-        self._seen = 0
+        self._seen, self._share = 0, 1.0
         self._loss: float | None = None
         self.recorder: EnergyRecorder | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._seen = int(getattr(state, "num_input_tokens_seen", 0))
         if state.is_world_process_zero:
+            self._share = share_of_ranks()
             self.recorder = EnergyRecorder(self._path, model=model, **self._options)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -40,7 +45,7 @@ class EnergyCallback(TrainerCallback):
         tokens = seen - self._seen if self._tokens_per_step is None else self._tokens_per_step
         self._seen = seen
         self.recorder.step(
-            tokens,
+            round(tokens * self._share),
             loss=self._loss,
             step=state.global_step,
             progress=min(1.0, state.global_step / state.max_steps) if state.max_steps > 0 else None,

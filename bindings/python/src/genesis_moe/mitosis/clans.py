@@ -129,6 +129,8 @@ class Clans(nn.Module):
         buffer("events_total", (), whole)
         # Its gradient is what a backward adds to probe_sums; see probe.py.
         self.probe = torch.zeros(3, dtype=double, device=device, requires_grad=True)
+        # Of the last forward: the slots [T, K], as Router.last_routing has the clans.
+        self.last_index: Tensor | None = None
         # Parameters of children whose updates are small still, as they were before the step to come.
         self.remembered: dict[int, dict[str, Tensor]] = {}
         self.reset_parameters()
@@ -206,6 +208,7 @@ class Clans(nn.Module):
                 histogram=self.histogram,
             )
         result: Tensor = slot_index
+        self.last_index = result
         return result
 
     def leaves(self, price: Tensor) -> list[Leaf]:
@@ -258,7 +261,7 @@ class Clans(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: a gradient of the probe is of a step that is over there."""
-        return {**self.__dict__, "probe": self.probe.detach().clone().requires_grad_()}
+        return {**self.__dict__, "probe": self.probe.detach().clone().requires_grad_(), "last_index": None}
 
     def extra_repr(self) -> str:
         return f"slots={self.slots}, {self.options}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from genesis_moe.distributed.groups import sum_over
 from genesis_moe.errors import InvalidArgumentError, UnsupportedError
 
 # What becomes of the optimiser's state of a row that is divided among two children: each
@@ -130,7 +131,7 @@ def row_of(tensor: Any, row: int) -> Tensor:
     found = local.new_zeros(tensor.shape[1:]) if own is None else own.clone()
     for dimension, placement in enumerate(tensor.placements):
         if placement.is_shard():
-            torch.distributed.all_reduce(found, group=tensor.device_mesh.get_group(dimension))
+            sum_over(tensor.device_mesh.get_group(dimension), found, "a row of a spread parameter")
     return found
 
 
