@@ -79,13 +79,17 @@ func panelsNT[W float32 | uint16 | uint8](kernels []rowKernel[W], m, n, k int, x
 	}
 	columns := columnsNT
 	if blocks == 1 {
-		// w is read in the order of its rows, which the processor foresees.
+		// w is read in the order of its rows, which the processor foresees, unless they are as short as those of bytes.
+		ahead1, ahead2 := 0, 0
+		if unsafe.Sizeof(*w) == 1 {
+			ahead1, ahead2 = 4*ldw, 6*ldw
+		}
 		if k <= chunk {
 			columns = max(columnsNT, preemptible/k&^(columnsNT-1))
 		}
 		for j := 0; j < n; j += columns {
 			for p := 0; p < k; p += chunk {
-				kernels[m-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, 0, p), ldx, at(w, ldw, j, p), ldw, 0, 0, at(y, ldy, 0, j), ldy, accumulate || p > 0)
+				kernels[m-1](min(columns, n-j), min(chunk, k-p), at(x, ldx, 0, p), ldx, at(w, ldw, j, p), ldw, ahead1, ahead2, at(y, ldy, 0, j), ldy, accumulate || p > 0)
 			}
 		}
 		return

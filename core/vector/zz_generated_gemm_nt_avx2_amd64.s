@@ -1362,8 +1362,8 @@ twice57:
 	VCVTPH2PS   X5, Y5
 	VFMADD231PS Y4, Y5, Y3
 	ADDQ        $0x00000010, BX
-	ADDQ        $0x00000010, R11
-	ADDQ        $0x00000010, R12
+	ADDQ        $0x00000020, R11
+	ADDQ        $0x00000020, R12
 	ADDQ        $0x00000040, R10
 	SUBQ        $0x10, R9
 	JGE         twice57
@@ -1651,8 +1651,8 @@ twice66:
 	VFMADD231PS Y8, Y10, Y3
 	VFMADD231PS Y9, Y10, Y7
 	ADDQ        $0x00000010, DI
-	ADDQ        $0x00000010, R13
-	ADDQ        $0x00000010, R14
+	ADDQ        $0x00000020, R13
+	ADDQ        $0x00000020, R14
 	ADDQ        $0x00000040, R12
 	SUBQ        $0x10, R11
 	JGE         twice66

@@ -100,6 +100,15 @@ func gemmNTRows(m *machine, e element, rows int) {
 	m.done()
 }
 
+// aheadFactor is how many rows follow one another in what ahead1 and ahead2 ask for: a step of e4m3 takes half a
+// line of the cache, so that asking for whole ones leaves time for a second row.
+func aheadFactor(e element) int {
+	if e == e4m3 {
+		return 2
+	}
+	return 1
+}
+
 // dots walks along k, and returns the accumulators of rows x columns, row by row.
 func (m *machine) dots(e element, rows int, ldx reg.GPVirtual, w []reg.GPVirtual) []reg.VecVirtual {
 	twice, once, tail, done := m.label("twice"), m.label("once"), m.label("tail"), m.label("done")
@@ -130,7 +139,7 @@ func (m *machine) dots(e element, rows int, ldx reg.GPVirtual, w []reg.GPVirtual
 		m.ADDQ(operand.U32(elements), p)
 		if elements == 2*m.lanes() {
 			for _, a := range ahead {
-				m.ADDQ(operand.U32(elements), a)
+				m.ADDQ(operand.U32(elements*aheadFactor(e)), a)
 			}
 		}
 		for _, x := range bases(xp) {
