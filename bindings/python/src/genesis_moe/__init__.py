@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from genesis_moe.mitosis import MitosisOptions
     from genesis_moe.moe import MoE
     from genesis_moe.options import RouterOptions
+    from genesis_moe.quantization import quantize
     from genesis_moe.router import Router
     from genesis_moe.routing import Routing
 
@@ -76,6 +77,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "MoE": ("moe", "torch"),
     "Router": ("router", "torch"),
     "MitosisOptions": ("mitosis.options", "torch"),
+    "quantize": ("quantization", "torch"),
     "step": ("_step", "torch"),
     "report": ("_report", None),
     "RouterReport": ("_report", None),
@@ -137,6 +139,7 @@ __all__ = [
     "inject_router",
     "library_path",
     "monitor",
+    "quantize",
     "report",
     "set_num_threads",
     "step",

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genesis_moe import functional
+from genesis_moe import functional, quantization
 from genesis_moe.distributed.expert_parallel import ExpertParallel
 from genesis_moe.distributed.scaling import local_experts
-from genesis_moe.errors import InvalidArgumentError
+from genesis_moe.errors import InvalidArgumentError, UnsupportedError
 from genesis_moe.mitosis import growth
 from genesis_moe.mitosis.clans import Clans
 from genesis_moe.mitosis.options import MitosisOptions
@@ -37,6 +37,7 @@ class MoE(nn.Module):
     Parameters, in the layout of Hugging Face: ``gate_up_proj`` [E, 2I, H], gate rows first
     ([E, I, H] when not gated), ``down_proj`` [E, H, I], ``gate_up_proj_bias``,
     ``down_proj_bias``, and ``shared_*`` likewise. They start as those of ``nn.Linear``.
+    :func:`genesis_moe.quantize` makes the projections float8_e4m3fn, for inference.
     """
 
     def __init__(
@@ -114,6 +115,10 @@ class MoE(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws the experts' parameters anew; the router has its own."""
+        if quantization.is_quantized(self):
+            raise UnsupportedError(
+                "reset_parameters: the experts are float8_e4m3fn, want a layer that trains"
+            )
         with torch.no_grad():
             for prefix in ("", "shared_"):
                 for name in ("gate_up_proj", "down_proj"):
@@ -179,6 +184,8 @@ class MoE(nn.Module):
             self._parameter(prefix, "down_proj", tokens.dtype),
             gate_up_bias=self._parameter(prefix, "gate_up_proj_bias", tokens.dtype),
             down_bias=self._parameter(prefix, "down_proj_bias", tokens.dtype),
+            gate_up_scale=quantization.scale_of(self, f"{prefix}gate_up_proj"),
+            down_scale=quantization.scale_of(self, f"{prefix}down_proj"),
             activation=self.activation,
             gated=self.gated,
             layer=0 if prefix else self.layer_number,
@@ -211,6 +218,21 @@ class MoE(nn.Module):
         if value is None or prefix or self.expert_parallel is None:
             return value
         return local_experts(value, self.expert_gradient_scale, dtype)
+
+    def train(self, mode: bool = True) -> MoE:
+        if mode and quantization.is_quantized(self):
+            raise UnsupportedError(
+                "train: the experts are float8_e4m3fn, which is for inference; want eval(), or a layer before quantize"
+            )
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MoE:
+        moved: MoE = quantization.apply_to(self, functools.partial(super()._apply, fn, recurse))
+        return moved
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        quantization.before_loading(self, state_dict, prefix, arguments[-1])
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:
         text = f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}"

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from genesis_moe.distributed.agreement import compare, described
 from genesis_moe.distributed.expert_parallel import ExpertParallel
 from genesis_moe.distributed.groups import sum_over
-from genesis_moe.errors import InvalidArgumentError
+from genesis_moe.errors import InvalidArgumentError, UnsupportedError
 from genesis_moe.moe import MoE
+from genesis_moe.quantization import is_quantized
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -53,6 +54,10 @@ def shard_experts(
     if not layers:
         raise InvalidArgumentError(f"model: {type(model).__name__} has no genesis_moe.MoE")
     for path, layer in layers.items():
+        if is_quantized(layer):
+            raise UnsupportedError(
+                f"model: the experts of {path or 'the layer'} are float8_e4m3fn, and cannot be sharded"
+            )
         if layer.expert_parallel is not None:
             raise InvalidArgumentError(f"model: the experts of {path or 'the layer'} are sharded already")
     _compare(layers, [mesh.get_group(), *([] if replicas is None else [replicas])])

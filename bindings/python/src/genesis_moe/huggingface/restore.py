@@ -8,6 +8,8 @@ configuration records no injection:
   are injected as ``config.genesis_moe`` says, still without values;
 - ``_initialize_weights``, which fills what the checkpoint did not hold, including buffers that
   are never saved: for our routers it must not run the original router's initialisation.
+
+``save_pretrained`` refuses experts that :func:`genesis_moe.quantize` made, which could not come back.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from genesis_moe import quantization
 from genesis_moe.huggingface import injection
 from genesis_moe.huggingface.router import InjectedRouter
 from genesis_moe.router import Router
@@ -23,11 +26,12 @@ _WRAPPED = "_genesis_moe_wrapped"
 
 
 def register(model_class: Any) -> None:
-    """Wraps the two methods of ``transformers.PreTrainedModel``; again is harmless."""
+    """Wraps these methods of ``transformers.PreTrainedModel``; again is harmless."""
     if getattr(model_class, _WRAPPED, False):
         return
     post_init = model_class.post_init
     initialize_weights = model_class._initialize_weights
+    save_pretrained = model_class.save_pretrained
 
     @functools.wraps(post_init)
     def post_init_and_inject(self: Any) -> None:
@@ -50,6 +54,12 @@ def register(model_class: Any) -> None:
             injection.uninitialized(self, module)
             module._is_hf_initialized = True  # type: ignore[assignment]
 
+    @functools.wraps(save_pretrained)
+    def save_unless_quantized(self: Any, *args: Any, **kwargs: Any) -> Any:
+        quantization.refuse_save(self)
+        return save_pretrained(self, *args, **kwargs)
+
+    model_class.save_pretrained = save_unless_quantized
     model_class.post_init = post_init_and_inject
     model_class._initialize_weights = initialize_weights_of_ours
     setattr(model_class, _WRAPPED, True)
