@@ -24,6 +24,11 @@ func (c *expertsCall) small(a *core.ExpertsForwardArgs) bool {
 
 // smallForward adds the forward pass of many small experts.
 func (c *expertsCall) smallForward(a *core.ExpertsForwardArgs) {
+	if a.Options.Layer != 0 && c.pairs > decode.Pairs {
+		// The ledger's one block would take longer to count so many pairs than the products take.
+		c.plan = newCount(&c.arena, a.TopKIndex, c.experts)
+		c.launches = c.plan.counting()
+	}
 	l := decode.SmallLayer{
 		Hidden: c.hidden, Columns: c.experts * c.intermediate, Tokens: c.tokens, ElementBytes: int(c.elementBytes), Gated: c.options.Gated,
 	}

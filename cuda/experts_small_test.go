@@ -3,10 +3,12 @@ package cuda
 import (
 	"math"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/genesis-moe/genesis-moe/core"
+	"github.com/genesis-moe/genesis-moe/cuda/internal/decode"
 )
 
 func requireSmall(t testing.TB, c trial) {
@@ -104,4 +106,43 @@ func TestSmallExpertsAreChosen(t *testing.T) {
 	require.False(t, has(nothing, 4096, 48, 576, 96, 13), "lines of 2 bytes")
 	require.False(t, has(func(a *core.ExpertsForwardArgs) { a.DownBias = a.GateUpProj }, 4096, 48, 576, 96, 12))
 	require.False(t, has(func(a *core.ExpertsForwardArgs) { a.PreActivation = a.GateUpProj }, 4096, 48, 576, 96, 12))
+}
+
+// The work of many pairs is counted by as many blocks as a plan has, in the workspace that was asked for; that
+// of few by the ledger itself.
+func TestSmallExpertsAreCounted(t *testing.T) {
+	for _, c := range []trial{swiGLUTrial(220, 5, 24, 8, 10, core.Float32), swiGLUTrial(40, 5, 24, 8, 10, core.BFloat16)} {
+		many := c.t*c.k > decode.Pairs
+		c.indexType, c.routing, c.options.Layer = core.Int32, sentinels, 3
+		n := c.pose()
+		forward, _, o := c.tensors(t, n)
+		forward.PreActivation = nil
+		size, err := expertsForwardWorkspace(emulatedDevice, forward)
+		require.NoError(t, err)
+		forward.Workspace = workspace(t, size)
+		call, err := forwardCall(emulatedDevice, forward)
+		require.NoError(t, err)
+		require.Equal(t, many, call.launches[0].Kernel == "gmoe_plan_count")
+		require.Equal(t, many, call.plan != nil)
+
+		sums := workspace(t, 512*24)
+		found := unsafe.Slice((*core.Work)(*(*unsafe.Pointer)(unsafe.Pointer(&sums.Base))), 512)
+		clear(found)
+		launches := append(call.launches, ledgerLaunch(sums.Base, forward.WorkRate(), forward.TopKIndex, c.e, call.plan))
+		emulate(t, launches, 5)
+		c.verifyInference(t, cpu(t), o, n)
+		rows := make([]uint64, c.e)
+		for _, e := range n.index {
+			if 0 <= e && e < int64(c.e) {
+				rows[e]++
+			}
+		}
+		for e, work := range found {
+			if e < c.e {
+				require.Equal(t, rows[e], work.Rows, "expert %d", e)
+			} else {
+				require.Zero(t, work)
+			}
+		}
+	}
 }

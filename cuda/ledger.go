@@ -37,7 +37,7 @@ type ledgerParams struct {
 
 const ledgerThreads = 512
 
-// ledgerLaunch adds the work of a call. plan may be nil: of a call without one.
+// ledgerLaunch adds the work of a call. plan may be nil: of a call with few pairs, which the launch counts itself.
 func ledgerLaunch(sums uintptr, rate core.WorkRate, index *core.Tensor, experts int, p *plan) driver.Launch {
 	params := &ledgerParams{
 		index: addressOf(index), tokenStride: index.Stride(0), slotStride: index.Stride(1),

@@ -39,30 +39,31 @@ type plan struct {
 	spans  int // at most; 0 when they are not wanted
 }
 
-// newPlan lays out the plan of a routing over so many experts, with spans if they are wanted.
-func newPlan(a *arena, index *core.Tensor, experts int, spans bool) *plan {
+// newCount lays out the part of a plan that counts the rows of each expert, for counting.
+func newCount(a *arena, index *core.Tensor, experts int) *plan {
 	tokens, slots := int(index.Shape[0]), int(index.Shape[1])
 	pairs := tokens * slots
 	chunk := planChunk(pairs)
 	chunks := (pairs + chunk - 1) / chunk
-	p := &plan{tiles: planPieces(pairs, experts, planTileRows)}
-	p.params = planParams{
-		index: addressOf(index), tokenStride: index.Stride(0), slotStride: index.Stride(1),
+	return &plan{params: planParams{
+		index: addressOf(index), tokenStride: index.Stride(0), slotStride: index.Stride(1), narrow: flag(index.DType == core.Int32),
 		slots: int32(slots), pairs: int32(pairs), experts: int32(experts), chunk: int32(chunk), chunks: int32(chunks),
-		before:    a.take(4 * uint64(experts) * uint64(chunks)),
-		totals:    a.take(4 * uint64(experts)),
-		offset:    a.take(4 * uint64(experts+1)),
-		rowPair:   a.take(4 * uint64(pairs)),
-		pairRow:   a.take(4 * uint64(pairs)),
-		tiles:     a.take(uint64(unsafe.Sizeof(planTile{})) * uint64(p.tiles)),
-		tileCount: a.take(4),
-	}
+		before: a.take(4 * uint64(experts) * uint64(chunks)),
+		totals: a.take(4 * uint64(experts)),
+	}}
+}
+
+// newPlan lays out the plan of a routing over so many experts, with spans if they are wanted.
+func newPlan(a *arena, index *core.Tensor, experts int, spans bool) *plan {
+	p := newCount(a, index, experts)
+	pairs := int(p.params.pairs)
+	p.tiles = planPieces(pairs, experts, planTileRows)
+	p.params.offset = a.take(4 * uint64(experts+1))
+	p.params.rowPair, p.params.pairRow = a.take(4*uint64(pairs)), a.take(4*uint64(pairs))
+	p.params.tiles, p.params.tileCount = a.take(uint64(unsafe.Sizeof(planTile{}))*uint64(p.tiles)), a.take(4)
 	if spans {
 		p.spans = planPieces(pairs, experts, planSpanRows)
 		p.params.spans, p.params.spanCount = a.take(uint64(unsafe.Sizeof(planTile{}))*uint64(p.spans)), a.take(4)
-	}
-	if index.DType == core.Int32 {
-		p.params.narrow = 1
 	}
 	return p
 }
@@ -77,17 +78,22 @@ func planChunk(pairs int) int {
 // planPieces bounds the pieces of so many rows that pairs can make: full ones, and one more for each expert.
 func planPieces(pairs, experts, rows int) int { return pairs/rows + min(pairs, experts) }
 
-// launches makes the plan.
-func (p *plan) launches() []driver.Launch {
+// counting finds totals, the rows of each expert.
+func (p *plan) counting() []driver.Launch {
 	params := unsafe.Pointer(&p.params)
-	chunks := blocksOf(int(p.params.chunks), planWarps)
 	return []driver.Launch{
-		launch("gmoe_plan_count", chunks, planThreads, params),
+		launch("gmoe_plan_count", p.chunkBlocks(), planThreads, params),
 		launch("gmoe_plan_scan", blocksOf(int(p.params.experts), planWarps), planThreads, params),
-		// One block at least: no pair is a plan too.
-		launch("gmoe_plan_scatter", max(1, chunks), planThreads, params),
 	}
 }
+
+// launches makes the plan.
+func (p *plan) launches() []driver.Launch {
+	// One block at least: no pair is a plan too.
+	return append(p.counting(), launch("gmoe_plan_scatter", max(1, p.chunkBlocks()), planThreads, unsafe.Pointer(&p.params)))
+}
+
+func (p *plan) chunkBlocks() int { return blocksOf(int(p.params.chunks), planWarps) }
 
 // blocksOf is how many blocks do n things of which each does a few.
 func blocksOf(n, each int) int { return (n + each - 1) / each }

@@ -1,5 +1,5 @@
 /* What each expert has done, added up on the device: the host cannot know, as it never waits for the
- * routing, and reads the sums when somebody asks. One block; a call of few tokens has no plan, and is
+ * routing, and reads the sums when somebody asks. One block; a call of few pairs has no plan, and is
  * counted here. Calls in several streams may add at once. */
 #include "ledger_params.h"
 #include "simt.h"
