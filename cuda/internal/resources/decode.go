@@ -11,7 +11,6 @@ import (
 // Assumptions about an H200 that no measurement of ours stands behind.
 const (
 	latencySeconds = 0.8e-6 // from asking for bytes of device memory to having them, under load
-	cacheBytes     = 5.5e12 // that the L2 cache gives to all multiprocessors in a second
 	beginSeconds   = 2.0e-6 // a launch after another, with the routing read and sorted, and the rings filled and drained
 )
 
@@ -86,7 +85,7 @@ func decodeTable() string {
 256 threads, %d KiB of dynamic shared memory, %d blocks on a multiprocessor; a ring of 3 or 4 stages with 16 KiB of weights
 each. Not yet run on a GPU. What this allows on an H200 in bfloat16 at %.1f TB/s, where every token draws its experts anew:
 the time to read the weights of the experts drawn, and the two launches. Assumed, not measured: %.1f microseconds from asking
-for bytes to having them, %.1f TB/s from the L2 cache, %.0f microseconds for each launch to begin, sort and fill its rings.
+for bytes to having them, %.0f TB/s from the L2 cache, %.0f microseconds for each launch to begin, sort and fill its rings.
 Predictions, not measurements.
 
 | H / I / E / k, T | experts drawn | weights, MB | reading them, us | both launches, us | above reading |

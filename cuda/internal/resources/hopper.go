@@ -16,10 +16,11 @@ const (
 	sharedPerProcessor = 228 << 10
 	sharedReserved     = 1 << 10 // of each block
 	registersPerBlock  = 65536
+	threadsOfProcessor = 2048
 	denseFlops         = 780e12
 	copyBytes          = 4.3e12
 	flopsPerClock      = 4096 // of a multiprocessor
-	tilesCacheBytes    = 7e12 // from the L2 cache a second: assumed, from products without multicast elsewhere
+	cacheBytes         = 7e12 // from the L2 cache a second: assumed, from products without multicast elsewhere
 	l2Bytes            = 50 << 20
 )
 
@@ -28,6 +29,9 @@ type shape struct{ hidden, intermediate, experts, topK, tokens int }
 
 var shapes = []shape{
 	{4096, 1024, 128, 8, 32768},
+	{4096, 2048, 64, 4, 32768},
+	{4096, 512, 128, 8, 32768},
+	{4096, 256, 256, 16, 32768},
 	{4096, 14336, 8, 2, 32768},
 	{2048, 768, 128, 8, 32768},
 	{1024, 2048, 8, 2, 32768},
@@ -94,9 +98,14 @@ type prediction struct {
 	columns               int
 	tiles                 float64
 	useful                float64 // operations
+	bytes                 float64 // moved once
 	seconds, withEpilogue float64
 	bound                 string
+	kernel                kernel
 }
+
+// roof is the rate that the roofline allows: the dense one, or what the memory feeds.
+func (r prediction) roof() float64 { return min(denseFlops, r.useful/r.bytes*copyBytes) }
 
 // predict bounds the time of a product from below: its tiles, with what they compute in vain, in full turns of
 // all multiprocessors at the dense rate or that of the L2 cache; or its bytes at the copy's. The epilogue takes
@@ -108,13 +117,14 @@ func (p product) predict(experts int, kernels []kernel) prediction {
 	r := prediction{columns: columns, useful: 2 * float64(p.rows) * float64(p.columns) * float64(p.depth) * float64(experts)}
 	var turns float64
 	r.tiles, turns = p.schedule(experts, columns)
+	r.bytes = p.rowBytes + p.weightsBytes
 	products := 2 * float64(hopper.Rows*columns*stages*hopper.Depth) * multiProcessors / denseFlops
 	weights := columns
 	if p.name != hopper.WeightGradient && p.rows > hopper.Rows {
 		weights /= hopper.Cluster // each block of a cluster fetches half of them
 	}
-	cache := float64((hopper.Rows+weights)*2*hopper.Depth*stages) * multiProcessors / tilesCacheBytes
-	memory := (p.rowBytes + p.weightsBytes) / copyBytes
+	cache := float64((hopper.Rows+weights)*2*hopper.Depth*stages) * multiProcessors / cacheBytes
+	memory := r.bytes / copyBytes
 	tile := max(products, cache)
 	r.seconds, r.bound = max(turns*tile, memory), "products"
 	if cache > products {
@@ -127,6 +137,7 @@ func (p product) predict(experts int, kernels []kernel) prediction {
 		if k.name != fmt.Sprintf("gmoe_experts_hopper_%s%s_%d", p.name, p.layout, columns) {
 			continue
 		}
+		r.kernel = k
 		epilogue := 2 * float64(k.instructions.all) * multiProcessors * flopsPerClock / denseFlops
 		with := tile + epilogue
 		if columns != hopper.Wide {
@@ -135,6 +146,16 @@ func (p product) predict(experts int, kernels []kernel) prediction {
 		r.withEpilogue = max(turns*with, memory)
 	}
 	return r
+}
+
+// blocks is how many blocks of so many threads, which ask for so much shared memory, a multiprocessor holds.
+func (k kernel) blocks(threads, dynamicBytes int) int {
+	return min(sharedPerProcessor/(dynamicBytes+k.sharedBytes+sharedReserved), registersPerBlock/max(1, k.registers*threads), threadsOfProcessor/threads)
+}
+
+// occupancy is the share of a multiprocessor's threads that these blocks are.
+func (k kernel) occupancy(threads, dynamicBytes int) float64 {
+	return float64(k.blocks(threads, dynamicBytes)*threads) / threadsOfProcessor
 }
 
 // hopperTables are the budget of the kernels for Hopper and what it allows at best.
@@ -160,7 +181,7 @@ the weights. Not yet run on a GPU.
 			continue // of another kind
 		}
 		bytes := hopper.SharedBytes(columns)
-		blocks := min(sharedPerProcessor/(bytes+k.sharedBytes+sharedReserved), registersPerBlock/(k.registers*hopper.Threads))
+		blocks := k.blocks(hopper.Threads, bytes)
 		fmt.Fprintf(&b, "| %s | %d | %d x %d x %d | %d | %d | %d |\n", k.name, k.registers, hopper.Rows, columns, hopper.Depth, hopper.Stages(columns), bytes, blocks)
 	}
 	fmt.Fprintf(&b, `
@@ -168,20 +189,25 @@ What this allows at best on an H200 for the layers that `+"`make gpu`"+` measure
 experts, tiles with what they compute in vain, in full turns of %d multiprocessors, at %.0f TFLOP/s or at %.0f TB/s from the L2
 cache (assumed), or each byte moved once at %.1f TB/s, whichever takes longest. With the epilogue: two clocks for every
 instruction of the kernel, after each tile of 256 columns, beside the other warpgroup's products for the others. The
-plan, the combination and launches are not in it. Predictions, not measurements.
+plan, the combination and launches are not in it. Budget: registers at launch, stages of the ring, shared memory of a block in KiB.
+Occupancy: of 2048 threads. Roof: the dense rate, or operations for each byte moved once at the rate of a copy.
+Predictions, not measurements.
 
-| H / I / E / k, T | product | columns | tiles | bound by | TFLOP/s | with the epilogue | of dense |
-| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |
-`, multiProcessors, denseFlops/1e12, tilesCacheBytes/1e12, copyBytes/1e12)
+| H / I / E / k, T | product | columns | tiles | budget | occupancy | FLOP a byte | roof | bound by | TFLOP/s | with the epilogue | of dense |
+| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |
+`, multiProcessors, denseFlops/1e12, cacheBytes/1e12, copyBytes/1e12)
 	for _, s := range shapes {
 		useful, seconds, withEpilogue := 0.0, 0.0, 0.0
 		for i, p := range s.products() {
 			r := p.predict(s.experts, kernels)
 			useful, seconds, withEpilogue = useful+r.useful, seconds+r.seconds, withEpilogue+r.withEpilogue
-			fmt.Fprintf(&b, "| %s | %s | %d | %.0f | %s | %.0f | %.0f | %.0f %% |\n", s, productNames[i], r.columns, r.tiles, r.bound,
+			shared := hopper.SharedBytes(r.columns)
+			fmt.Fprintf(&b, "| %s | %s | %d | %.0f | %d, %d, %d | %.0f %% | %.0f | %.0f | %s | %.0f | %.0f | %.0f %% |\n", s, productNames[i], r.columns, r.tiles,
+				r.kernel.registers, hopper.Stages(r.columns), (r.kernel.sharedBytes+shared)>>10, 100*r.kernel.occupancy(hopper.Threads, shared),
+				r.useful/r.bytes, r.roof()/1e12, r.bound,
 				r.useful/r.seconds/1e12, r.useful/r.withEpilogue/1e12, 100*r.useful/r.withEpilogue/denseFlops)
 		}
-		fmt.Fprintf(&b, "| %s | **all six** | | | | %.0f | %.0f | %.0f %% |\n", s, useful/seconds/1e12, useful/withEpilogue/1e12, 100*useful/withEpilogue/denseFlops)
+		fmt.Fprintf(&b, "| %s | **all six** | | | | | | | | %.0f | %.0f | %.0f %% |\n", s, useful/seconds/1e12, useful/withEpilogue/1e12, 100*useful/withEpilogue/denseFlops)
 	}
 	b.WriteString(trafficTable())
 	return b.String()

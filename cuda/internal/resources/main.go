@@ -1,7 +1,7 @@
 // Command resources makes cuda/kernels/RESOURCES.md: what each kernel takes of a Hopper
 // GPU, from the compiler's logs and from the machine code, and refuses kernels that spill
 // registers or touch local memory. Run it by make kernel-resources; with -check, as make
-// check-kernels does, it compares the file instead of writing it.
+// check-kernels does, it compares the file instead of writing it, and assembles what other GPUs compile.
 package main
 
 import (
@@ -22,11 +22,17 @@ func main() {
 	log.SetFlags(0)
 	check := flag.Bool("check", false, "compare with "+table+" and write nothing")
 	cuobjdump := flag.String("cuobjdump", ".tools/sass/nvidia/cu13/bin/cuobjdump", "the disassembler")
+	ptxas := flag.String("ptxas", ".tools/nvcc/nvidia/cu13/bin/ptxas", "the assembler, for -check")
 	folder := flag.String("kernels", "build/kernels", "where the compiled kernels and their logs are")
 	flag.Parse()
 	kernels, err := read(*folder, *cuobjdump)
 	if err != nil {
 		log.Fatal(err)
+	}
+	if *check {
+		if err := assemble(*folder, *cuobjdump, *ptxas); err != nil {
+			log.Fatal(err)
+		}
 	}
 	text := render(kernels)
 	if !*check {
@@ -83,11 +89,16 @@ func read(folder, cuobjdump string) ([]kernel, error) {
 // disassemble gives the machine code of a fat binary. cuobjdump finds nvdisasm beside itself
 // by the path.
 func disassemble(cuobjdump, fatbin string) (string, error) {
-	command := exec.Command(cuobjdump, "--dump-sass", fatbin)
+	return dump(cuobjdump, "--dump-sass", fatbin)
+}
+
+// dump is what cuobjdump prints of a file.
+func dump(cuobjdump, what, file string) (string, error) {
+	command := exec.Command(cuobjdump, what, file)
 	command.Env = append(os.Environ(), "PATH="+filepath.Dir(cuobjdump)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	text, err := command.Output()
 	if err != nil {
-		return "", fmt.Errorf("%s %s: %w", cuobjdump, fatbin, err)
+		return "", fmt.Errorf("%s %s %s: %w", cuobjdump, what, file, err)
 	}
 	return string(text), nil
 }
@@ -108,6 +119,7 @@ copies of tiles by the tensor memory accelerator (UTMALDG).
 		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %d | %d |\n", k.name, k.source, k.registers, k.sharedBytes, k.instructions.all, k.instructions.matrix, k.instructions.bulk)
 	}
 	b.WriteString(hopperTables(kernels))
+	b.WriteString(portableTable(kernels))
 	b.WriteString(decodeTable())
 	b.WriteString(smallTable())
 	return b.Bytes()
