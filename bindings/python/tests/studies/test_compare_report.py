@@ -146,6 +146,20 @@ def test_figures_and_table_from_json(study, tmp_path):
     assert ARMS["dense"].label in readme
 
 
+def test_a_gpu_has_loss_against_seconds_and_joules(study, tmp_path):
+    """Where the record is of a device that the study had to itself, and metered; drawn of a record that says so."""
+    figures = pytest.importorskip("genesis_moe.studies.compare.figures")
+    record = copy.deepcopy(study[1])
+    record["place"] = {"device": "cuda", "dtype": "bfloat16"}
+    assert "pareto_seconds" in {path.stem for path in figures.draw(record, tmp_path)}
+    assert "on cuda in bfloat16" in markdown_table(record)
+    for run in record["runs"]:
+        run["energy"] = {"joules": 2.5 * run["tokens"], "source": "nvml_counter", "quality": "measured"}
+    assert {"pareto_seconds", "pareto_joules"} <= {path.stem for path in figures.draw(record, tmp_path)}
+    record["jobs"] = 2
+    assert "pareto_seconds" not in {path.stem for path in figures.draw(record, tmp_path)}
+
+
 def test_figures_are_the_same_each_time(study, tmp_path):
     figures = pytest.importorskip("genesis_moe.studies.compare.figures")
     _, record = study

@@ -17,6 +17,7 @@ import genesis_moe as gm
 from genesis_moe.studies.compare import command
 from genesis_moe.studies.compare.arms import ARMS
 from genesis_moe.studies.compare.training import (
+    Place,
     Run,
     Settings,
     TrainingInterruptedError,
@@ -197,3 +198,55 @@ def test_energy_comes_from_the_meter(tmp_path, settings, corpus):
     assert energy["source"] == "mock" and energy["quality"] == "synthetic"
     assert 0 < partial["joules"] < energy["joules"] and energy["uncertainty"] > 0
     meter.close()
+
+
+BF16 = Place("cpu", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "name", ["mixtral-top-2", "hamiltonian-1.25", "deepseek", "mixtral-top-p", "hash", "dense"]
+)
+def test_autocast_trains_every_kind_of_arm(name, corpus, settings, tmp_path):
+    """As the tier h200 does, but for the device; parameters stay float32 and a run goes on where it was cut off."""
+    whole = Run(ARMS[name], 1, settings, corpus, tmp_path / "whole", place=BF16)
+    assert whole._logits(batch_of(corpus, settings, 1, 0)[:, :-1]).dtype == torch.float32
+    result = whole.train()
+    assert result["place"] == {"device": "cpu", "dtype": "bfloat16"}
+    assert {parameter.dtype for parameter in whole.model.parameters()} == {torch.float32}
+    exact = Run(ARMS[name], 1, settings, corpus, tmp_path / "exact").train()
+    losses = [run["held_out"]["loss"] for run in (result, exact)]
+    assert losses[0] != losses[1], "nothing was computed in bfloat16"
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    asked = iter([False, False, False, True])
+    with pytest.raises(TrainingInterruptedError):
+        Run(ARMS[name], 1, settings, corpus, tmp_path / "parts", place=BF16).train(stop=lambda: next(asked))
+    with pytest.raises(ValueError, match="other settings or another corpus"):
+        Run(ARMS[name], 1, settings, corpus, tmp_path / "parts").train()
+    resumed = Run(ARMS[name], 1, settings, corpus, tmp_path / "parts", place=BF16).train()
+    assert what_counts(resumed) == what_counts(result)
+
+
+def test_the_tier_for_a_gpu(corpus, settings, tmp_path, monkeypatch, capsys):
+    """Its own code with a tiny model on the CPU: it stops when its time is over and the next call goes on."""
+    tier = command.Tier(*command.TIERS["h200"])
+    assert tier.place == Place("cuda", "bfloat16")
+    assert set(tier.arms) <= set(ARMS) and tier.arms[0] == "mixtral-top-2"
+    if not torch.cuda.is_available():
+        assert command.main(["--tier", "h200", "--out", str(tmp_path)]) == 1
+        assert "--device: cuda, but torch finds no GPU here" in capsys.readouterr().err
+    arms = ("mixtral-top-2", "hamiltonian-1.25")
+    monkeypatch.setitem(command.TIERS, "h200", tier._replace(settings=settings, arms=arms, seeds=(0,)))
+    corpus.save(tmp_path / "corpus.npz")
+    call = ["--tier", "h200", "--device", "cpu", "--threads", "1", "--out", str(tmp_path)]
+    assert command.main([*call, "--seconds", "0"]) == 1
+    assert "--seconds: 0.0, want more than 0" in capsys.readouterr().err
+    assert command.main([*call, "--seconds", "1e-9"]) == 130
+    assert read_json(tmp_path / "compare.json")["partial"]
+    assert command.main(call) == 0
+    record = read_json(tmp_path / "compare.json")
+    assert not record["partial"] and {run["arm"] for run in record["runs"]} == set(arms)
+    assert record["place"] == {"device": "cpu", "dtype": "bfloat16"}
+    assert {run["learning_rate"] for run in record["runs"]} == {1e-3}
+    monkeypatch.setitem(command.TIERS, "smoke", (settings, arms, (0,)))
+    assert command.main(["--threads", "1", "--out", str(tmp_path)]) == 1
+    assert "a record with another place than this one" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,15 +108,16 @@ ARMS: dict[str, Arm] = {
 }  # fmt: skip
 
 
-LEARNING_RATES = (2e-3, 4e-3, 8e-3)
+RATE_FACTORS = (0.5, 1.0, 2.0)  # of an arm's learning rate
 SIGN_RATES = (1e-3, 3e-3, 1e-2)  # of the deepseek arm's bias
 
 
 def variants(arm: Arm) -> list[Arm]:
     """The arm at each learning rate of the search, and at each rate of its sign rule."""
+    rates = [factor * arm.learning_rate for factor in RATE_FACTORS]
     found = [
         replace(arm, name=f"{arm.name}@{rate:g}", label=f"{arm.label}, rate {rate:g}", learning_rate=rate)
-        for rate in LEARNING_RATES
+        for rate in rates
     ]
     if arm.kind == "deepseek":
         found += [
@@ -149,10 +150,10 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def variations() -> list[Arm]:
+def variations(arms: Mapping[str, Arm] = ARMS) -> list[Arm]:
     """Mixtral top-2, the budgeted arm as it is, and with one thing changed at a time."""
-    arm = ARMS[VARIED]
-    found = [ARMS[BASELINE], arm]
+    arm = arms[VARIED]
+    found = [arms[BASELINE], arm]
     for name, options in VARIATIONS.items():
         options = dict(options)
         top_k = options.pop("top_k", arm.top_k)

@@ -9,23 +9,52 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from genesis_moe._extras import install_command
 from genesis_moe.studies.compare.arms import ARMS, BASELINE, VARIED, Arm, variants, variations
+from genesis_moe.studies.compare.model import Shape
 from genesis_moe.studies.compare.study import Plan, carry_out, prepare_corpus, restore
 from genesis_moe.studies.compare.summary import Row, energy_label, markdown_table, rows, text_table
-from genesis_moe.studies.compare.training import Settings
+from genesis_moe.studies.compare.training import HERE, Place, Settings
 from genesis_moe.studies.record import read_json, write_atomically, write_json
 
 DEMO_ARMS = ("mixtral-top-2", "deepseek", "hamiltonian-1.25")
-TIERS: dict[str, tuple[Settings, tuple[str, ...], tuple[int, ...]]] = {
-    "smoke": (Settings(), tuple(ARMS), (0, 1, 2)),
-    "demo": (
-        Settings(steps=240, evaluate_every=30, final_windows=96),
-        DEMO_ARMS,
-        (0,),
-    ),
+
+
+class Tier(NamedTuple):
+    """A size of the study. learning_rate: of every arm, in place of its own, which is for the small model.
+    seconds: after which a call stops in order."""
+
+    settings: Settings
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    place: Place = HERE
+    learning_rate: float | None = None
+    seconds: float | None = None
+
+
+# 252 million parameters, of which a token has 82 at top-2; 7.9 million bytes, about once through the text.
+H200 = Settings(
+    shape=Shape(hidden_size=1024, layers=6, heads=16, sequence=512, experts=8, intermediate_size=1536),
+    batch=32,
+    steps=480,
+    evaluate_every=120,
+    evaluation_windows=16,
+    final_windows=160,
+    checkpoint_every=120,
+)
+# What the claim hangs on first, as a call may end before the others.
+H200_ARMS = (
+    "mixtral-top-2", "hamiltonian-1.25", "hamiltonian-top-2", "mixtral-lowered", "deepseek", "mixtral-top-p",
+    "hamiltonian-1.50", "hamiltonian-1.10", "hamiltonian-1.00", "dense",
+)  # fmt: skip
+TIERS: dict[str, Tier | tuple[Any, ...]] = {
+    "smoke": Tier(Settings(), tuple(ARMS), (0, 1, 2)),
+    "demo": Tier(Settings(steps=240, evaluate_every=30, final_windows=96), DEMO_ARMS, (0,)),
+    "h200": Tier(H200, H200_ARMS, (0, 1, 2), Place("cuda", "bfloat16"), learning_rate=1e-3, seconds=450.0),
 }
 SEARCH_SEED = 1000  # not one of the study's
 SHORT = 10  # --short divides the tokens by this
@@ -37,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tier",
         choices=TIERS,
         default="smoke",
-        help="smoke (default): every arm, 3 seeds, 1.2 million bytes each; demo: three arms, minutes",
+        help="smoke (default): every arm, 3 seeds, 1.2 million bytes each; demo: three arms, minutes; h200: a "
+        "larger model in bfloat16 on a GPU, 10 arms, 3 seeds, 7.9 million bytes each, 450 seconds a call, resumable",
     )
     parser.add_argument("--demo", action="store_const", dest="tier", const="demo", help="as --tier demo")
     parser.add_argument("--arms", metavar="A,B", help=f"arms, by comma: {', '.join(ARMS)}")
@@ -60,6 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=None, help="threads of each process (default: all cores / jobs)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each its own process")
+    parser.add_argument(
+        "--seconds", type=float, help="stop in order after so long, to be continued (default: the tier's)"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="where to train (default: the tier's; h200: cuda)"
+    )
     parser.add_argument("--out", type=Path, default=None, help="folder of the study (default: runs/TIER)")
     parser.add_argument(
         "--resume",
@@ -118,7 +154,8 @@ def _carry_out(arguments: argparse.Namespace) -> int:
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
     """The plan that the arguments describe; a wrong one raises ValueError that names it."""
-    settings, names, seeds = TIERS[arguments.tier]
+    tier = Tier(*TIERS[arguments.tier])
+    settings, names, seeds = tier.settings, tier.arms, tier.seeds
     if arguments.arms:
         names = tuple(name.strip() for name in arguments.arms.split(","))
     if arguments.seeds:
@@ -134,25 +171,35 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     for name, value in (("--threads", threads), ("--jobs", arguments.jobs), ("--rounds", arguments.rounds)):
         if value < 1:
             raise ValueError(f"{name}: {value}, want at least 1")
+    seconds = tier.seconds if arguments.seconds is None else arguments.seconds
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"--seconds: {seconds}, want more than 0")
+    rate = tier.learning_rate
+    arms = {name: replace(arm, learning_rate=rate or arm.learning_rate) for name, arm in ARMS.items()}
     plan = Plan(
         tier=arguments.tier,
-        arms=tuple(_arm(name) for name in names),
+        arms=tuple(_arm(name, arms) for name in names),
         seeds=seeds,
         settings=settings,
         out=arguments.out or Path("runs") / arguments.tier,
         threads=threads,
         jobs=arguments.jobs,
+        place=_place(tier.place, arguments.device),
+        seconds=seconds,
     )
     if arguments.search:
-        return _search(plan)
+        wanted = tuple(variant for arm in plan.arms for variant in variants(arm))
+        return _shortened(plan, wanted, "search", f"{BASELINE}@{arms[BASELINE].learning_rate:g}")
     if arguments.vary:
-        return _shortened(plan, tuple(variations()), "variations", BASELINE)
+        return _shortened(plan, tuple(variations(arms)), "variations", BASELINE)
     return plan
 
 
-def _search(plan: Plan) -> Plan:
-    arms = tuple(variant for arm in plan.arms for variant in variants(arm))
-    return _shortened(plan, arms, "search", f"{BASELINE}@{ARMS[BASELINE].learning_rate:g}")
+def _place(place: Place, device: str | None) -> Place:
+    place = replace(place, device=device or place.device)
+    if place.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: cuda, but torch finds no GPU here; want cpu, or a machine that has one")
+    return place
 
 
 def _shortened(plan: Plan, arms: tuple[Arm, ...], folder: str, baseline: str) -> Plan:
@@ -244,10 +291,10 @@ def _figures(record: dict[str, Any], folder: Path) -> list[Path]:
     return draw(record, folder)
 
 
-def _arm(name: str) -> Arm:
-    if name not in ARMS:
-        raise ValueError(f"--arms: {name!r}, want one of {', '.join(ARMS)}")
-    return ARMS[name]
+def _arm(name: str, arms: dict[str, Arm]) -> Arm:
+    if name not in arms:
+        raise ValueError(f"--arms: {name!r}, want one of {', '.join(arms)}")
+    return arms[name]
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:

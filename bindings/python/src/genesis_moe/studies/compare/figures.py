@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from genesis_moe.studies.compare.summary import rows
+from genesis_moe.studies.compare.summary import Row, rows
 
 # Colour, marker, line style by arm; the many other arms are drawn in grey.
 LEAD = {
@@ -46,7 +46,8 @@ Curve = tuple[list[float], list[float]]
 
 
 def draw(record: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes loss.png, expert_flops.png, bars.png and pareto.png; returns their paths.
+    """Writes loss.png, expert_flops.png, bars.png and pareto.png, and of a study on a GPU, which has it to itself,
+    pareto_seconds.png and pareto_joules.png; returns their paths.
 
     A figure for which the record holds nothing is left out.
     """
@@ -69,6 +70,8 @@ def draw(record: dict[str, Any], folder: Path) -> list[Path]:
             ("expert_flops", _expert_flops),
             ("bars", _bars),
             ("pareto", _pareto),
+            ("pareto_seconds", _pareto_seconds),
+            ("pareto_joules", _pareto_joules),
         ):
             figure = make(record)
             if figure is None:
@@ -249,33 +252,57 @@ def _bars(record: dict[str, Any]) -> Figure | None:
 
 
 def _pareto(record: dict[str, Any]) -> Figure | None:
-    table = [row for row in rows(record) if row.relative_flops is not None]
-    if not table:
+    label = f"expert FLOPs over the run, relative to {record['baseline']}"
+    return _loss_against(record, lambda row: row.relative_flops, label, "work")
+
+
+def _pareto_seconds(record: dict[str, Any]) -> Figure | None:
+    # Runs on a CPU were not alone there: their seconds say little.
+    if record.get("place", {}).get("device", "cpu") == "cpu" or record["jobs"] > 1:
+        return None
+    return _loss_against(record, lambda row: row.training_seconds, "seconds of training", "time")
+
+
+def _pareto_joules(record: dict[str, Any]) -> Figure | None:
+    kinds = {(row.energy_quality, row.energy_source) for row in rows(record) if row.joules is not None}
+    if len(kinds) != 1:
+        return None
+    quality, source = kinds.pop()
+    label = f"joules of training, whole device ({quality}, {source})"
+    return _loss_against(record, lambda row: row.joules, label, "energy")
+
+
+def _loss_against(
+    record: dict[str, Any], value: Callable[[Row], float | None], label: str, what: str
+) -> Figure | None:
+    """The loss of each arm, by its paired difference to the baseline's, against what it cost."""
+    table = [(row, cost) for row in rows(record) if (cost := value(row)) is not None]
+    base = next((row for row, _ in table if row.name == record["baseline"]), None)
+    if base is None:
         return None
     figure: Figure
     figure, axes = plt.subplots(figsize=(9, 6))
-    base = next(row for row in table if row.name == record["baseline"])
-    losses = {row.name: base.loss + (row.difference.mean if row.difference else 0.0) for row in table}
-    chain = [row for row in table if _is_budgeted(row.name)]
+    losses = {row.name: base.loss + (row.difference.mean if row.difference else 0.0) for row, _ in table}
+    chain = [(cost, losses[row.name]) for row, cost in table if _is_budgeted(row.name)]
     axes.plot(
-        [row.relative_flops for row in chain], [losses[row.name] for row in chain],
+        [cost for cost, _ in chain], [loss for _, loss in chain],
         color="#D55E00", linewidth=1, alpha=0.6, zorder=2,
     )  # fmt: skip
     points = []
-    for row in table:
+    for row, cost in table:
         color, marker = _family(row.name)
         loss = losses[row.name]
-        axes.scatter(row.relative_flops, loss, color=color, marker=marker, s=60, zorder=3)
+        axes.scatter(cost, loss, color=color, marker=marker, s=60, zorder=3)
         if row.difference and (half := row.difference.half_width):
             ends = [loss - half, loss + half]
-            axes.plot([row.relative_flops] * 2, ends, color=color, linewidth=1, alpha=0.5, zorder=2)
-        points.append((row.relative_flops or 0.0, loss, row.label, color))
+            axes.plot([cost] * 2, ends, color=color, linewidth=1, alpha=0.5, zorder=2)
+        points.append((cost, loss, row.label, color))
     axes.margins(x=0.12, y=0.12)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.3 * (high - low))  # room for the labels of the points furthest right
-    axes.set_xlabel(f"expert FLOPs over the run, relative to {record['baseline']}")
+    axes.set_xlabel(label)
     axes.set_ylabel(f"held-out loss, nats per byte: that of {base.label}\nand the paired difference, 95 %")
-    axes.set_title("Loss against work: lower left is better", loc="left")
+    axes.set_title(f"Loss against {what}: lower left is better", loc="left")
     _place_labels(figure, axes, points)
     return figure
 

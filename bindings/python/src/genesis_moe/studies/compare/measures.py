@@ -69,6 +69,7 @@ def held_out_loss(
     """
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     losses: dict[str, float] = {}
     rows: list[Any] = [0] * len(model.feed_forwards)
     tokens = 0
@@ -76,7 +77,7 @@ def held_out_loss(
         held_out = windows(corpus.held_out[domain], model.shape.sequence, windows_per_domain)
         total = 0.0
         for start in range(0, len(held_out), batch):
-            text = torch.from_numpy(held_out[start : start + batch].astype(np.int64))
+            text = torch.from_numpy(held_out[start : start + batch].astype(np.int64)).to(device)
             logits = model(text[:, :-1])
             # float64: the differences between arms are a thousandth of the sum's rounding.
             token_losses = functional.cross_entropy(
@@ -118,7 +119,7 @@ def captured(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
 def expert_part(layer: FeedForward, hidden_states: Tensor) -> Callable[[], None]:
     """One forward and backward of a layer's experts alone, on the routing it has now."""
     inputs = hidden_states.clone().requires_grad_()
-    grad = torch.randn(hidden_states.shape, generator=torch.Generator().manual_seed(0))
+    grad = torch.randn(hidden_states.shape, generator=torch.Generator().manual_seed(0)).to(inputs.device)
     parameters = [p for n, p in layer.named_parameters() if not n.startswith("router.")]
     if isinstance(layer, DenseMLP):
         return lambda: _differentiate(layer(inputs), [inputs, *parameters], grad)
@@ -160,16 +161,22 @@ def router_part(layer: FeedForward, hidden_states: Tensor) -> Callable[[], None]
 
 
 def _differentiate(output: Tensor, inputs: list[Tensor], grad: Tensor) -> None:
-    torch.autograd.grad(output, inputs, grad, allow_unused=True)
+    torch.autograd.grad(output, inputs, grad.to(output.dtype), allow_unused=True)
 
 
-def in_turn(pieces: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece in each round: A B A B, after one round that is not counted."""
+def in_turn(
+    pieces: dict[str, Callable[[], None]], rounds: int, wait: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each piece in each round: A B A B, after one round that is not counted.
+
+    wait: until a device has done what a piece gave it.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in pieces}
     for round_number in range(rounds + 1):
         for name, piece in pieces.items():
             begin = time.perf_counter()
             piece()
+            wait()
             if round_number:
                 seconds[name].append(time.perf_counter() - begin)
     return seconds
@@ -185,14 +192,16 @@ def together(pieces: list[Callable[[], None]]) -> Callable[[], None]:
     return run
 
 
-def parts_seconds(model: LanguageModel, tokens: Tensor, rounds: int = 9) -> dict[str, float]:
+def parts_seconds(
+    model: LanguageModel, tokens: Tensor, rounds: int = 9, wait: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Median seconds, forward and backward, of all layers' expert parts and router parts."""
     hidden_states = captured(model, tokens)
     layers = list(zip(model.feed_forwards, hidden_states, strict=True))
     pieces = {"experts": together([expert_part(*layer) for layer in layers])}
     if routers := list(_present(router_part(*layer) for layer in layers)):
         pieces["router"] = together(routers)
-    return {name: statistics.median(times) for name, times in in_turn(pieces, rounds).items()}
+    return {name: statistics.median(times) for name, times in in_turn(pieces, rounds, wait).items()}
 
 
 def _present(

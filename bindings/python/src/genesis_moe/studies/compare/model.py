@@ -64,7 +64,8 @@ class Attention(nn.Module):
     def _rotate(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=-1)
         cosine, sine = self.cosine[: x.shape[-2]], self.sine[: x.shape[-2]]
-        return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+        turned = torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+        return turned.to(x.dtype)  # under autocast x is narrower than the angles
 
 
 class DenseMLP(nn.Module):

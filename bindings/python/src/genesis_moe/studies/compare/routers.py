@@ -48,7 +48,8 @@ class LoweredRouter(gm.Router):
     def forward(self, hidden_states: Tensor) -> Routing:
         routing = super().forward(hidden_states)
         # The golden ratio's multiples spread evenly over [0, 1).
-        places = torch.arange(hidden_states.shape[0], dtype=torch.float64) * 0.6180339887498949
+        numbers = torch.arange(hidden_states.shape[0], dtype=torch.float64, device=hidden_states.device)
+        places = numbers * 0.6180339887498949
         keep = torch.ones_like(routing.index, dtype=torch.bool)
         keep[:, 1] = places.frac() < self.mean_active - 1.0
         self.last_routing = _thinned(routing, keep)
@@ -110,8 +111,8 @@ class HashRouter(nn.Module):
                 f"want {hidden_states.shape[0]}, one for each row of hidden_states"
             )
         index = self.table[self.tokens.flatten()]
-        weights = torch.full(index.shape, 1.0 / index.shape[1])
-        logits = torch.zeros(index.shape[0], self.num_experts)
+        weights = torch.full(index.shape, 1.0 / index.shape[1], device=index.device)
+        logits = torch.zeros(index.shape[0], self.num_experts, device=index.device)
         counts = torch.bincount(index.flatten(), minlength=self.num_experts)
         self.last_routing = Routing(index, weights, logits, counts)
         return self.last_routing

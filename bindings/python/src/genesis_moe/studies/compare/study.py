@@ -7,9 +7,11 @@ continued: what is done is skipped and what had begun goes on from its checkpoin
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -24,7 +26,8 @@ import torch
 import genesis_moe as gm
 from genesis_moe.studies.compare.arms import ARMS, BASELINE, Arm
 from genesis_moe.studies.compare.corpus import Corpus, build
-from genesis_moe.studies.compare.training import Run, Settings, TrainingInterruptedError
+from genesis_moe.studies.compare.training import HERE, Place, Run, Settings, TrainingInterruptedError
+from genesis_moe.studies.gpu.facts import smi
 from genesis_moe.studies.progress import Progress
 from genesis_moe.studies.record import environment, read_json, write_json
 
@@ -43,6 +46,8 @@ class Plan:
     threads: int = 1  # of each process
     jobs: int = 1  # processes side by side
     baseline: str = BASELINE
+    place: Place = HERE
+    seconds: float | None = None  # after which it stops in order; the next call goes on
 
     @property
     def pieces(self) -> list[tuple[Arm, int]]:
@@ -66,18 +71,19 @@ class Plan:
 
 
 def carry_out(plan: Plan, *, show_progress: bool = True) -> dict[str, Any]:
-    """Runs what is not done yet and writes compare.json, also when interrupted by Ctrl-C.
+    """Runs what is not done yet and writes compare.json, also when interrupted by Ctrl-C or at the plan's end.
 
     Returns the record; record["partial"] says whether runs are missing.
     """
     corpus = prepare_corpus(plan)
     restore(plan, corpus)
+    end = math.inf if plan.seconds is None else time.monotonic() + plan.seconds
     with (
         Progress(f"compare {plan.tier}", len(plan.pieces), enabled=show_progress) as progress,
-        stopped_by_ctrl_c() as stop,
+        stopped_by_ctrl_c() as pressed,
     ):
         execute = _here if plan.jobs == 1 else _side_by_side
-        execute(plan, stop, progress)
+        execute(plan, lambda: pressed() or time.monotonic() > end, progress)
     record = collect(plan, corpus)
     write_json(plan.record_path, record)
     return record
@@ -102,6 +108,7 @@ def restore(plan: Plan, corpus: Corpus) -> None:
     for name, wanted, found in (
         ("corpus", corpus.sha256, record["corpus"]["sha256"]),
         ("settings", json.loads(json.dumps(asdict(plan.settings))), record["settings"]),
+        ("place", asdict(plan.place), record.get("place", asdict(HERE))),
     ):
         if found != wanted:
             raise ValueError(
@@ -156,6 +163,8 @@ def collect(plan: Plan, corpus: Corpus) -> dict[str, Any]:
         "tier": plan.tier,
         "partial": bool(missing),  # of what was asked for, in this call or an earlier one
         "environment": environment(),
+        "place": asdict(plan.place),
+        "nvidia_smi": smi() if plan.place.device == "cuda" else [],
         "threads": plan.threads,
         "jobs": plan.jobs,
         "settings": asdict(plan.settings),
@@ -214,7 +223,7 @@ def _run(
     corpus = _stored_corpus(plan.corpus_path)
     # A meter sees the whole machine: of runs side by side nobody can say whose energy it was.
     meter = _meter() if plan.jobs == 1 else None
-    Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed), meter).train(stop, show)
+    Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed), meter, plan.place).train(stop, show)
 
 
 @lru_cache(maxsize=1)

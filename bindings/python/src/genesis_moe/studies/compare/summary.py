@@ -31,6 +31,7 @@ class Row:
     relative_flops_at_end: float | None
     relative_seconds: float | None  # of the expert part of a step
     max_violation: float | None
+    training_seconds: float
     joules: float | None
     joules_per_token: float | None  # of training
     energy_source: str | None  # of joules
@@ -116,6 +117,7 @@ def _row(
                 else None
             )
         ),
+        training_seconds=statistics.fmean(training_seconds(run) for run in runs.values()),
         joules=mean(lambda run: run["energy"]["joules"]),
         joules_per_token=mean(_joules_per_token),
         energy_source=_only({run["energy"]["source"] for run in runs.values()}),
@@ -140,6 +142,11 @@ def _loss(run: dict[str, Any]) -> float:
 def flops_at_end(run: dict[str, Any]) -> float:
     """Expert FLOPs of a step, mean over the last points of the curve."""
     return statistics.fmean(run["curves"]["expert_flops_per_step"][-END_POINTS:])
+
+
+def training_seconds(run: dict[str, Any]) -> float:
+    """Of all steps, without evaluations."""
+    return statistics.fmean(run["curves"]["step_seconds"]) * float(run["steps"])
 
 
 def _timed(
@@ -251,8 +258,10 @@ def notes(record: dict[str, Any]) -> list[str]:
     """What a reader must know to read the table rightly."""
     settings = record["settings"]
     tokens = settings["steps"] * settings["batch"] * settings["shape"]["sequence"]
+    place = record.get("place", {})
+    where = "" if place.get("device", "cpu") == "cpu" else f" on {place['device']} in {place['dtype']}"
     found = [
-        f"{tokens / 1e6:.2f} million bytes of training. Held-out loss is the mean over {_shared_words(record)}; "
+        f"{tokens / 1e6:.2f} million bytes of training{where}. Held-out loss is the mean over {_shared_words(record)}; "
         f"differences are to {record['baseline']}, paired over all seeds that both have, with their 95 % interval. "
         f"Relative values are against it (1.00x).",
         f"Verdicts: worse or better when the interval excludes 0; equal when two one-sided tests "

@@ -43,20 +43,22 @@ def measure(plan: Plan, rounds: int = 40) -> dict[str, Any]:
     experts, routers, steps, flops = {}, {}, {}, {}
     for arm in arms:
         run = _trained(arm, seed, plan, corpus)
-        text = batch_of(corpus, plan.settings, seed, plan.settings.steps)[:, :-1]
-        hidden_states = captured(run.model, text)
-        layers = list(zip(run.model.feed_forwards, hidden_states, strict=True))
-        experts[arm.name] = together([expert_part(*layer) for layer in layers])
-        pieces = [piece for layer in layers if (piece := router_part(*layer)) is not None]
+        text = batch_of(corpus, plan.settings, seed, plan.settings.steps)[:, :-1].to(plan.place.device)
+        with plan.place.autocast():
+            hidden_states = captured(run.model, text)
+            layers = list(zip(run.model.feed_forwards, hidden_states, strict=True))
+            experts[arm.name] = together([expert_part(*layer) for layer in layers])
+            pieces = [piece for layer in layers if (piece := router_part(*layer)) is not None]
         if pieces:
             routers[arm.name] = together(pieces)
         steps[arm.name] = run.repeat_step
         flops[arm.name] = sum(forward_flops(layer, _rows(layer), text.numel()) for layer, _ in layers)
-    times = {
-        "expert": in_turn(experts, rounds),
-        "router": in_turn(routers, rounds),
-        "step": in_turn(steps, max(5, rounds // 4)),
-    }
+    with plan.place.autocast():
+        times = {
+            "expert": in_turn(experts, rounds, plan.place.wait),
+            "router": in_turn(routers, rounds, plan.place.wait),
+        }
+    times["step"] = in_turn(steps, max(5, rounds // 4), plan.place.wait)
     return {
         "environment": environment(),
         "rounds": rounds,
@@ -68,7 +70,7 @@ def measure(plan: Plan, rounds: int = 40) -> dict[str, Any]:
 
 
 def _trained(arm: Arm, seed: int, plan: Plan, corpus: Corpus) -> Run:
-    run = Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed))
+    run = Run(arm, seed, plan.settings, corpus, plan.folder(arm, seed), place=plan.place)
     run.load_trained()
     return run
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import genesis_moe as gm
+from genesis_moe.energy.layers import Layers, expert_work
 from genesis_moe.studies.compare.arms import Arm
 from genesis_moe.studies.compare.corpus import Corpus
 from genesis_moe.studies.compare.energy import TrainingEnergy
@@ -38,6 +39,28 @@ from genesis_moe.studies.compare.model import LanguageModel, Shape
 from genesis_moe.studies.record import environment, read_json, write_atomically, write_json
 
 RECENT = 50  # steps whose counts make the running MaxVio
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is trained, and in what its products are: dtype bfloat16 is torch.autocast, with parameters,
+    optimiser and routing in float32."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def autocast(self) -> torch.autocast:
+        """The context of every forward pass."""
+        low = self.dtype == "bfloat16"
+        return torch.autocast(self.device, torch.bfloat16 if low else None, enabled=low)
+
+    def wait(self) -> None:
+        """Until the device has done what it was given, before a clock is read."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+HERE = Place()
 
 
 @dataclass(frozen=True)
@@ -103,9 +126,11 @@ def optimizer_of(model: nn.Module, arm: Arm, settings: Settings) -> torch.optim.
     return torch.optim.AdamW(groups, lr=arm.learning_rate, betas=settings.betas, fused=True)
 
 
-def fingerprint(arm: Arm, seed: int, settings: Settings, corpus_sha256: str) -> str:
+def fingerprint(arm: Arm, seed: int, settings: Settings, corpus_sha256: str, place: Place = HERE) -> str:
     """What a stored run must share with this one to be its continuation."""
     content = [asdict(arm), seed, asdict(settings), corpus_sha256]
+    if place != HERE:  # runs of before there was a choice are the CPU's
+        content.append(asdict(place))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -120,12 +145,14 @@ class Run:
         corpus: Corpus,
         folder: Path,
         meter: gm.EnergyMeter | None = None,
+        place: Place = HERE,
     ) -> None:
         self.energy = TrainingEnergy(meter)
+        self.place = place
         self.arm, self.seed, self.settings, self.corpus = arm, seed, settings, corpus
         self.folder = folder
-        self.fingerprint = fingerprint(arm, seed, settings, corpus.sha256)
-        self.model = LanguageModel(settings.shape, arm.build(settings.shape, seed), seed)
+        self.fingerprint = fingerprint(arm, seed, settings, corpus.sha256, place)
+        self.model = LanguageModel(settings.shape, arm.build(settings.shape, seed), seed).to(place.device)
         self.network: nn.Module = self.model  # what is called
         self.ranks = 1
         self.optimizer = optimizer_of(self.model, arm, settings)
@@ -181,11 +208,8 @@ class Run:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.arm.learning_rate * learning_rate_factor(self.step, settings)
-        text = self._mine(batch_of(self.corpus, settings, self.seed, self.step))
-        rows_before = None if self.checked else gm.engine_counters()["expert_rows"]
-        logits = self.network(text[:, :-1])
-        if rows_before is not None:
-            self._check_rows(gm.engine_counters()["expert_rows"] - rows_before)
+        text = self._mine(batch_of(self.corpus, settings, self.seed, self.step)).to(self.place.device)
+        logits = self._logits(text[:, :-1]) if self.checked else self._checked_logits(text[:, :-1])
         loss = functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
         objective = loss
         if self.arm.auxiliary:
@@ -197,6 +221,7 @@ class Run:
         self.optimizer.step()
         self.step += 1
         gm.step(self.model, self.optimizer, self.step / settings.steps)
+        self.place.wait()
         seconds = time.perf_counter() - begin
 
         counts = self._counts()
@@ -208,6 +233,28 @@ class Run:
         self.curves["max_violation"].append(sum(violations) / max(1, len(violations)))
         self.curves["seconds"].append(seconds)
         return value
+
+    def _logits(self, text: Tensor) -> Tensor:
+        with self.place.autocast():
+            logits: Tensor = self.network(text)
+        return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+    def _checked_logits(self, text: Tensor) -> Tensor:
+        if self.place.device == "cpu":
+            before = gm.engine_counters()["expert_rows"]
+            logits = self._logits(text)
+            self._check_rows(gm.engine_counters()["expert_rows"] - before)
+            return logits
+        # On a device the work is counted for layers that have a number; only here, as it costs a launch.
+        layers = Layers(self.model)  # gives them numbers that nobody had
+        logits = self._logits(text)
+        self.place.wait()
+        routed = sum(int(expert_work(number)[:, 0].sum()) for number in layers.numbers)
+        for layer in self._mixtures:
+            layer.layer_number = 0
+        shared = sum(layer.shared_experts for layer in self._mixtures) * self.settings.tokens_per_step
+        self._check_rows(routed + shared)
+        return logits
 
     def _check_rows(self, computed: int) -> None:
         """The first step of a process: the rows that FLOPs are counted from are those that the
@@ -252,7 +299,7 @@ class Run:
         found = []
         for layer, load in zip(self._mixtures, counts, strict=True):
             price = layer.router.price if layer.clans is not None else None
-            found.append(load if price is None else load[~torch.isposinf(price).numpy()])
+            found.append(load if price is None else load[~torch.isposinf(price).cpu().numpy()])
         return found
 
     @property
@@ -260,7 +307,8 @@ class Run:
         return [layer for layer in self.model.feed_forwards if isinstance(layer, gm.MoE)]
 
     def _evaluate(self, windows: int) -> None:
-        found = held_out_loss(self.model, self.corpus, windows, self.settings.batch)
+        with self.place.autocast():
+            found = held_out_loss(self.model, self.corpus, windows, self.settings.batch)
         self.curves["evaluations"].append({"step": self.step, **found})
 
     def result(self, *, measure_parts: bool = True) -> dict[str, Any]:
@@ -307,11 +355,13 @@ class Run:
                 ],
             },
             "energy": self.energy.state,
+            "place": asdict(self.place),
         }
         if measure_parts:
-            text = batch_of(self.corpus, settings, self.seed, self.step)[:, :-1]
+            text = batch_of(self.corpus, settings, self.seed, self.step)[:, :-1].to(self.place.device)
             step_seconds = float(np.median(curves["seconds"][-RECENT:]))
-            parts = parts_seconds(self.model, text)
+            with self.place.autocast():
+                parts = parts_seconds(self.model, text, wait=self.place.wait)
             rest = step_seconds - sum(parts.values())
             result["seconds_at_end"] = {"step": step_seconds, **parts, "rest": rest}
         if not is_dense and self.recent:

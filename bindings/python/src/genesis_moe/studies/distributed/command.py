@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 
 from genesis_moe.studies.compare.arms import ARMS
-from genesis_moe.studies.compare.command import TIERS
 from genesis_moe.studies.compare.corpus import Corpus, build
 from genesis_moe.studies.compare.training import Settings
 from genesis_moe.studies.distributed.table import table
@@ -65,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.table:
         record = read_json(record_path)
     else:
-        settings = replace(TIERS["smoke"][0], steps=options.steps, final_windows=options.windows)
+        settings = replace(Settings(), steps=options.steps, final_windows=options.windows)
         record = carry_out(settings, options.out, train=not options.collect)
         write_json(record_path, record)
     write_atomically(options.out / "same_training.md", table(record).encode())
