@@ -94,11 +94,16 @@ format: setup $(STAMPS)/rust ## format Go, C, Python and Rust
 	$(call CARGO) fmt --all
 	$(call CARGO) fmt --manifest-path $(CANDLE)
 
-# Needs nothing but a built library and a Python with torch: neither compiler nor network.
+# Needs nothing but a built library and a Python with torch, and no network; the rival in Triton a C compiler.
 .PHONY: gpu
-gpu: ## on a machine with a GPU: correctness, sanitizer, benchmark -> bench/gpu (under 8 minutes)
+gpu: ## on a machine with a GPU: correctness, benchmark, energy, counters, sanitizer -> bench/gpu (under 8 minutes)
 	@test -f $(LIBRARY) || { echo 'make gpu: $(LIBRARY) is missing: run make setup build first' >&2; exit 2; }
 	@PYTHONPATH=bindings/python/src $(GPU_PYTHON) -m genesis_moe.studies.gpu --out $(GPU_OUT)
+
+.PHONY: gpu-compare
+gpu-compare: ## on a machine with a GPU: routers compared in bfloat16 -> bench/gpu/compare (8 minutes; resumes)
+	@test -f $(LIBRARY) || { echo 'make gpu-compare: $(LIBRARY) is missing: run make setup build first' >&2; exit 2; }
+	@PYTHONPATH=bindings/python/src $(GPU_PYTHON) -m genesis_moe.studies.compare --tier h200 --out $(GPU_OUT)/compare
 
 .PHONY: gpu-energy
 gpu-energy: ## on a machine with a GPU: its energy counter, idle and loaded, and a trace -> bench/gpu-energy (3 minutes)
@@ -166,7 +171,7 @@ check-abi: build ## what the library exports, needs and weighs
 
 # The disassemblers are installed for these two only.
 .PHONY: check-kernels kernel-resources
-check-kernels: build $(STAMPS)/sass ## registers and shared memory of the CUDA kernels are as committed; none spills
+check-kernels: build $(STAMPS)/sass ## registers and shared memory of the CUDA kernels are as committed; none spills; PTX for sm_80
 	@$(GO) run ./cuda/internal/resources -check
 
 kernel-resources: build $(STAMPS)/sass ## write cuda/kernels/RESOURCES.md

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gpu_tables
+from gpu_tables import row
+
 BENCH = Path(__file__).resolve().parent
 README = BENCH.parent / "README.md"
 
@@ -16,10 +19,6 @@ README = BENCH.parent / "README.md"
 def load(name: str) -> Any:
     path = BENCH / name
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def row(*cells: object) -> str:
-    return "| " + " | ".join(str(c) for c in cells) + " |"
 
 
 def layer_table(data: dict[str, Any], source: str) -> list[str]:
@@ -148,8 +147,19 @@ def compare_table() -> list[str]:
     ]
 
 
-def results() -> str:
+def gpu_blocks(folder: Path) -> list[list[str]]:
+    """What a GPU's records in a folder say: of the layer, and of the comparison of routers there."""
     blocks = []
+    record, table = folder / "gpu.json", folder / "compare" / "table.md"
+    if record.exists():
+        blocks.append(gpu_tables.tables(json.loads(record.read_text()), "gpu/gpu.json"))
+    if table.exists():
+        blocks.append(["**Comparison** of routers on a GPU.", "", table.read_text().strip()])
+    return blocks
+
+
+def results() -> str:
+    blocks = gpu_blocks(BENCH / "gpu")
     for path in sorted(p for p in (BENCH / "layer").glob("cpu-*.json") if not p.stem.endswith("-quick")):
         source = str(path.relative_to(BENCH))
         blocks.append(layer_table(load(source) or {}, source))

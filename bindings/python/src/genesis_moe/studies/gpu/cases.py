@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor
 from genesis_moe import functional
 from genesis_moe.studies.layer import difference
 
-DEVICE = torch.device("cuda")
+# cpu: the code of the steps on a machine without a GPU, as tests run it.
+DEVICE = torch.device(os.environ.get("GMOE_GPU_STUDY_DEVICE", "cuda"))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Of 1 - 2<a,b> / (|a|^2 + |b|^2), against float64 on the same rounded inputs.
 TOLERANCE = {torch.float32: 1e-9, torch.bfloat16: 1e-5}
