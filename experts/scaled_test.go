@@ -33,7 +33,11 @@ func randomCodes(r *rand.Rand, experts, rows, columns int, size float64) codes {
 	for e := range experts {
 		for i := range rows {
 			for j := range columns {
-				v := float64(core.E4M3Of(float32(200 * r.NormFloat64() / math.Exp(3*r.Float64()))).Float32())
+				bits := core.E4M3(r.Uint32())
+				if bits&0x7f == 0x7f {
+					bits = 0 // not NaN
+				}
+				v := float64(bits.Float32())
 				c.numbers = append(c.numbers, v)
 				c.weight = append(c.weight, v*c.scales[(e*c.rows+i/128)*c.columns+j/128])
 			}
@@ -113,8 +117,8 @@ func TestScaledShapes(t *testing.T) {
 			swiGLUTrial(5, 4, 33, 16, 7, dtype),
 			swiGLUTrial(40, 2, 67, 3, 129, dtype),
 			swiGLUTrial(3, 2, 128, 3, 64, dtype),
-			swiGLUTrial(9, 2, 300, 3, 257, dtype),
-			swiGLUTrial(70, 1, 256, 2, 384, dtype),
+			swiGLUTrial(9, 2, 260, 2, 257, dtype),
+			swiGLUTrial(50, 1, 128, 2, 256, dtype),
 		} {
 			for routing := range routings {
 				c := scaledTrial{trial: base}
@@ -130,14 +134,14 @@ func TestScaledLayouts(t *testing.T) {
 	e := engine(t, 2)
 	eachFloat(t, func(t *testing.T, dtype core.DType) {
 		for arrangement := range arrangements {
-			for _, base := range []trial{swiGLUTrial(9, 2, 140, 3, 150, dtype), swiGLUTrial(700, 1, 130, 2, 20, dtype)} {
+			for _, base := range []trial{swiGLUTrial(9, 2, 140, 3, 150, dtype), swiGLUTrial(500, 1, 130, 1, 10, dtype)} {
 				c := scaledTrial{base, arrangement}
 				c.weights, c.inputs, c.outputs, c.biases, c.routing = arrangement, arrangement, arrangement, true, one
 				c.verify(t, e)
 			}
 		}
 	})
-	scaledTrial{trial: swiGLUTrial(2, 2, 1100, 2, 1300, core.Float32)}.verify(t, e)
+	scaledTrial{trial: swiGLUTrial(2, 2, 500, 2, 1100, core.Float32)}.verify(t, e)
 }
 
 func TestScaledActivations(t *testing.T) {
@@ -161,13 +165,17 @@ func TestScaledActivations(t *testing.T) {
 
 func TestScaledAnything(t *testing.T) {
 	e := engine(t, 3)
+	count := 60
+	if testing.Short() {
+		count = 15
+	}
 	require.NoError(t, quick.Check(func(seed uint64) bool {
 		r := rand.New(rand.NewPCG(seed, 9))
 		c := scaledTrial{randomTrial(seed), arrangement(r.IntN(int(arrangements)))}
-		c.h, c.i = r.IntN(300), r.IntN(300)
+		c.t, c.h, c.i = r.IntN(30), r.IntN(200), r.IntN(200)
 		c.verify(t, e)
 		return true
-	}, &quick.Config{MaxCount: 60, Rand: mathrand.New(mathrand.NewSource(1))}))
+	}, &quick.Config{MaxCount: count, Rand: mathrand.New(mathrand.NewSource(1))}))
 }
 
 func TestScaledResultsDoNotDependOnThreads(t *testing.T) {
