@@ -3,6 +3,12 @@
 
 import { onTheme } from "./theme.js";
 
+/** How much larger the page's type is than on a desk: the type of canvases grows with it. */
+export const typeScale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 14;
+
+/** A font of so many pixels on a desk. */
+export const font = (pixels) => `500 ${(pixels * typeScale()).toFixed(1)}px "Inter", system-ui, sans-serif`;
+
 /** Calls draw(context, width, height) in CSS pixels; returns a function that asks for that. */
 export function sharpCanvas(canvas, draw) {
   let wanted = false;

@@ -62,7 +62,7 @@ class Card {
     setText(this.state, facts.state);
     setText(this.name, facts.name);
     setText(this.clan, facts.clan);
-    this.root.title = facts.prefers.length ? `prefers ${facts.prefers.join("  ")}` : "";
+    this.root.title = [facts.name, facts.clan, facts.prefers.length ? `prefers ${facts.prefers.join("  ")}` : ""].filter(Boolean).join("\n");
     const overRun = metric === "run";
     this.load.show(overRun ? "run" : "load", (overRun ? grids.run : grids.now)[place] / 2, overRun ? facts.run : facts.load);
     this.energy.root.hidden = facts.energy === null;

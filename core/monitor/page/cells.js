@@ -5,11 +5,11 @@
 import { element, setText } from "./dom.js";
 import { digits } from "./format.js";
 import { colour } from "./theme.js";
-import { sharpCanvas } from "./canvas.js";
+import { font, sharpCanvas, typeScale } from "./canvas.js";
 import { describeExpert, isFree, livingOf, nameOf, slotsFree, titleOf } from "./topology.js";
 
 const SHADES = 24;
-const GUTTER = 34; // for the numbers of the layers
+const GUTTER = 34; // for the numbers of the layers, at a scale of 1
 
 export class ExpertCells {
   constructor(root, layers) {
@@ -29,6 +29,7 @@ export class ExpertCells {
       "aria-label": "Experts by layer. Arrow keys move between experts; the one reached is described after the grid.",
       testid: "cells",
     });
+    this.gutter = GUTTER;
     this.canvas.style.height = `${Math.max(layers.length * (layers.length > 40 ? 9 : layers.length > 16 ? 13 : 22), 120) + 22}px`;
     this.words = new Words();
     this.legend = element("p.cell-legend");
@@ -78,24 +79,25 @@ export class ExpertCells {
 
   draw(context, width, height) {
     if (!this.grids) return;
-    this.cell = { w: (width - GUTTER) / this.columns, h: (height - 22) / this.layers.length };
+    this.gutter = Math.round(GUTTER * typeScale());
+    this.cell = { w: (width - this.gutter) / this.columns, h: (height - 22) / this.layers.length };
     const { w, h } = this.cell;
     const gap = Math.min(w, h) > 5 ? 1 : 0.5;
     const ramp = shades(this.metric === "energy" ? "--energy" : "--routed");
     const values = this.metric === "energy" ? this.grids.energy : this.grids[this.metric];
     const idle = colour("--idle");
-    context.font = '500 10px "Inter", system-ui, sans-serif';
+    context.font = font(10);
     context.textBaseline = "middle";
     this.layers.forEach((layer, row) => {
       const y = row * h;
       if (h >= 11 || row % 5 === 0) {
         context.fillStyle = colour("--text-3");
         context.textAlign = "right";
-        context.fillText(String(layer.layer), GUTTER - 8, y + h / 2);
+        context.fillText(String(layer.layer), this.gutter - 8, y + h / 2);
       }
       for (let expert = 0; expert < layer.experts; expert++) {
         const place = this.starts[row] + expert;
-        const x = GUTTER + expert * w;
+        const x = this.gutter + expert * w;
         if (isFree(layer, expert)) continue;
         if (!(this.grids.now[place] > 0)) {
           const dot = Math.max(1, Math.min(w, h) * 0.22);
@@ -124,20 +126,20 @@ export class ExpertCells {
     });
     context.fillStyle = colour("--text-3");
     context.textAlign = "center";
-    const every = [1, 2, 4, 8, 16, 32, 64].find((n) => n * w >= 34) ?? 128;
-    for (let expert = 0; expert < this.columns; expert += every) context.fillText(String(expert), GUTTER + (expert + 0.5) * w, height - 10);
+    const every = [1, 2, 4, 8, 16, 32, 64].find((n) => n * w >= this.gutter) ?? 128;
+    for (let expert = 0; expert < this.columns; expert += every) context.fillText(String(expert), this.gutter + (expert + 0.5) * w, height - 10);
     if (this.chosen) {
       const [row, expert] = this.chosen;
       context.strokeStyle = colour("--focus");
       context.lineWidth = 2;
-      context.strokeRect(GUTTER + expert * w - 1, row * h - 1, w + 2, h + 2);
+      context.strokeRect(this.gutter + expert * w - 1, row * h - 1, w + 2, h + 2);
     }
   }
 
   at(x, y) {
     if (!this.cell) return null;
     const row = Math.floor(y / this.cell.h);
-    const expert = Math.floor((x - GUTTER) / this.cell.w);
+    const expert = Math.floor((x - this.gutter) / this.cell.w);
     return this.layers[row] && expert >= 0 && expert < this.layers[row].experts ? [row, expert] : null;
   }
 

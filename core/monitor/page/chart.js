@@ -4,11 +4,11 @@
 import { element, setText } from "./dom.js";
 import { isKnown } from "./format.js";
 import { colour } from "./theme.js";
-import { sharpCanvas } from "./canvas.js";
+import { font, sharpCanvas, typeScale } from "./canvas.js";
 import { ticks } from "./ticks.js";
 
-const PADDING = { top: 10, right: 14, bottom: 24, left: 52 };
-const FONT = '500 11px "Inter", system-ui, sans-serif';
+const PADDING = { top: 10, right: 14, bottom: 24, left: 52 }; // at a scale of 1
+const FONT_PIXELS = 11;
 
 export class Chart {
   /**
@@ -40,9 +40,10 @@ export class Chart {
   }
 
   draw(context, width, height) {
+    this.size = typeScale();
     this.scale(width, height);
     const { bottom, left, right, top } = this.box;
-    context.font = FONT;
+    context.font = font(FONT_PIXELS);
     context.textBaseline = "middle";
     this.axes(context, width, height);
     if (!this.range) {
@@ -64,7 +65,8 @@ export class Chart {
 
   /** Finds the ranges of both axes and where they lie. */
   scale(width, height) {
-    this.box = { left: PADDING.left, right: width - PADDING.right, top: PADDING.top, bottom: height - PADDING.bottom };
+    const [left, right, top, bottom] = ["left", "right", "top", "bottom"].map((side) => Math.round(PADDING[side] * this.size));
+    this.box = { left, right: width - right, top, bottom: height - bottom };
     let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
     for (const { x, y } of this.series) {
       for (let i = 0; i < x.length; i++) {
@@ -99,7 +101,7 @@ export class Chart {
     const { x0, x1, y0, y1 } = this.domain;
     context.fillStyle = colour("--text-3");
     context.textAlign = "right";
-    for (const y of ticks(y0, y1, (bottom - top) / 36)) {
+    for (const y of ticks(y0, y1, (bottom - top) / (36 * this.size))) {
       const at = Math.round(this.py(y)) + 0.5;
       if (at > bottom - 2) continue;
       context.strokeStyle = colour("--grid");
@@ -109,13 +111,13 @@ export class Chart {
       context.stroke();
       context.fillText(plain(this.options.y(y)), left - 8, at);
     }
-    for (const x of this.options.xTicks(x0, x1, Math.min((right - left) / 90, 10))) {
+    for (const x of this.options.xTicks(x0, x1, Math.min((right - left) / (90 * this.size), 10))) {
       const at = this.px(x);
       const text = plain(this.options.x(x));
       const half = context.measureText(text).width / 2;
       if (at + half > width || at - half < left - 20) continue;
       context.textAlign = "center";
-      context.fillText(text, at, bottom + 13);
+      context.fillText(text, at, bottom + 13 * this.size);
     }
   }
 
@@ -159,7 +161,7 @@ export class Chart {
   area(context, { ink, x, y }, from, to) {
     const gradient = context.createLinearGradient(0, this.box.top, 0, this.box.bottom);
     gradient.addColorStop(0, colour(ink));
-    gradient.addColorStop(1, "transparent");
+    gradient.addColorStop(1, `${colour(ink)}00`); // "transparent" is black, and greys what comes before it
     context.beginPath();
     context.moveTo(this.px(x[from]), this.box.bottom);
     for (let i = from; i < to; i++) context.lineTo(this.px(x[i]), this.py(y[i]));
@@ -189,7 +191,7 @@ export class Chart {
         context.lineTo(s + size, this.box.top);
       }
       context.stroke();
-      if (b - a > 74) {
+      if (b - a > 74 * this.size) {
         context.fillStyle = colour("--text-2");
         context.textAlign = "center";
         context.fillText("no reading", (a + b) / 2, this.box.bottom - 12);
@@ -219,7 +221,7 @@ export class Chart {
     const text = `limit ${this.options.y(this.limit)}`;
     const width = context.measureText(text).width;
     context.fillStyle = colour("--surface");
-    context.fillRect(this.box.right - width - 10, at - 8, width + 8, 16);
+    context.fillRect(this.box.right - width - 10, at - 8 * this.size, width + 11, 16 * this.size);
     context.fillStyle = colour("--limit");
     context.textAlign = "right";
     context.fillText(text, this.box.right - 6, at);

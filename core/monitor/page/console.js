@@ -60,6 +60,7 @@ function draw() {
   if (runs.length < 2 && view === "compare") choose("run");
   drawStatus(run);
   drawFooter(run);
+  byId("waiting").hidden = Boolean(run);
   if (!run) return;
   byId("run-select").value = run.key;
   drawBanners(run, runs);
@@ -184,7 +185,8 @@ function drawFooter(run) {
     if (isKnown(meter.update_period_seconds)) parts.push(`sensor updates every ${si(meter.update_period_seconds, "s", 2)}`);
     if (meter.note) parts.push(meter.note);
     const total = run.view.total_joules;
-    if (isKnown(total.value)) parts.push(`${si(total.value, "J")} in all`);
+    const least = total.incomplete || run.view.lost?.length ? "at least " : "";
+    if (isKnown(total.value)) parts.push(`${least}${si(total.value, "J")} in all`);
     setText(byId("footer-meter"), parts.join(" \u00b7 "));
   }
   const { lines = 0, bad_lines: bad = 0, dropped_frames: dropped = 0 } = store.stats;

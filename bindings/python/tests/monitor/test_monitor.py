@@ -119,3 +119,7 @@ def test_contrast(root: Path, theme: str) -> None:
         for ground in ("surface", "raised", "ground"):
             bright, dim = sorted((luminance(text), luminance(ground)), reverse=True)
             assert (bright + 0.05) / (dim + 0.05) >= 4.5, (text, ground)
+    lines = ("second", "mixtral", "deepseek", "other-1", "other-2", "other-3", "other-4", "idle", "focus")
+    for line in lines:  # what is drawn and means something: 3 (WCAG 1.4.11)
+        bright, dim = sorted((luminance(line), luminance("surface")), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 3, line

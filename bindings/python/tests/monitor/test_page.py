@@ -116,6 +116,16 @@ def test_experts_that_split_stand_with_their_clan(console: gm.Monitor, visit: Vi
     expect(first.locator(".card.child")).to_have_count(0)
 
 
+def test_before_a_run_nothing_is_shown_as_one(console: gm.Monitor, visit: Visit) -> None:
+    page = visit(console)
+    expect(page.get_by_test_id("status")).to_have_text("Waiting for the first line")
+    expect(page.get_by_test_id("waiting")).to_be_visible()
+    expect(page.locator("#run-view")).to_be_hidden()
+    play(console, Pretend(steps=3))
+    expect(page.get_by_test_id("power-value")).to_be_visible()
+    expect(page.get_by_test_id("waiting")).to_be_hidden()
+
+
 def test_what_a_baseline_did_not_save_is_negative(console: gm.Monitor, visit: Visit) -> None:
     play(console, Pretend(steps=20, joules_per_token=0.039))
     page = visit(console)
@@ -147,6 +157,7 @@ def test_a_meter_that_is_lost(console: gm.Monitor, visit: Visit) -> None:
     expect(page.get_by_test_id("saved-value")).to_have_text("\u2014")
     expect(page.get_by_test_id("saved-note")).to_have_text("part of the run was not metered")
     expect(page.get_by_test_id("events")).to_contain_text("meter lost")
+    expect(page.get_by_test_id("footer-meter")).to_contain_text("at least 1.2")
 
 
 @pytest.mark.parametrize("source", ["mock", "replay"])
@@ -265,7 +276,13 @@ def test_an_hour_of_many_experts_does_not_fill_the_memory(console: gm.Monitor, v
     page = visit(console, init_script=TAP)
     expect(page.get_by_test_id("topology-summary")).to_contain_text("of 7680 experts")
     console.log(run.step(3))
-    page.wait_for_function("window.lastFrame !== undefined")
+    # Not wait_for_function: what it asks again and again is an eval, which the page's policy forbids. Steps go on, as
+    # the stream may not have been open yet when the first was told.
+    for step in range(4, 100):
+        if page.evaluate("window.lastFrame !== undefined"):
+            break
+        console.log(run.step(step))
+        page.wait_for_timeout(200)
     session = page.context.new_cdp_session(page)
 
     def heap() -> float:
@@ -317,3 +334,125 @@ def test_colours_by_choice(console: gm.Monitor, visit: Visit) -> None:
     assert page.evaluate(ground) != dark
     page.reload()
     expect(page.locator("#theme")).to_have_text("Light")
+
+
+# Of each piece of text that is shown: its contrast to what it stands on, opacity of both counted, and what it must be:
+# 3 where it is large (24 px, or 18.66 px and bold), else 4.5 (WCAG 2.2, 1.4.3). What is disabled is exempt.
+CONTRASTS = """
+() => {
+  const rgba = (text) => {
+    const found = text.match(/[\\d.]+%?/g).map((part) => parseFloat(part) * (part.endsWith("%") ? 2.55 : 1));
+    return { c: found.slice(0, 3), a: found[3] ?? 1 };
+  };
+  const over = (top, c) => top.c.map((value, i) => top.a * value + (1 - top.a) * c[i]);
+  const luminance = (c) => {
+    const [r, g, b] = c.map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.checkVisibility({ visibilityProperty: true })) continue;
+    if (element.closest("script, noscript, :disabled, .visually-hidden, .skip:not(:focus), option")) continue;
+    const path = [];
+    for (let at = element; at; at = at.parentElement) path.unshift(at);
+    let ground = [255, 255, 255];
+    let alpha = 1;
+    for (const at of path) {
+      const style = getComputedStyle(at);
+      alpha *= parseFloat(style.opacity);
+      const paint = rgba(style.backgroundColor);
+      ground = over({ c: paint.c, a: paint.a * alpha }, ground);
+    }
+    const style = getComputedStyle(element);
+    const ink = rgba(style.color);
+    const text = over({ c: ink.c, a: ink.a * alpha }, ground);
+    const [dim, bright] = [luminance(text), luminance(ground)].sort((a, b) => a - b);
+    const size = parseFloat(style.fontSize);
+    const wanted = size >= 24 || (size >= 18.66 && parseInt(style.fontWeight) >= 700) ? 3 : 4.5;
+    const what = `${element.className || element.tagName}: ${node.data.trim()}`;
+    found.push([(bright + 0.05) / (dim + 0.05), wanted, what]);
+  }
+  return found;
+}
+"""
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_all_text_can_be_read(console: gm.Monitor, visit: Visit, tmp_path: Path, theme: str) -> None:
+    """In the run and in the comparison, with a loss of the meter, banners, idle experts and children of a split."""
+    console.open(written(tmp_path / "m.jsonl", mixtral(steps=30)))
+    run = Pretend(steps=20, lost_from=12, source="mock", quality="synthetic", experts=9)
+    growing(run, slots=8)
+    play(console, run)
+    console.log(split(5.0, 0, 1, 8))
+    page = visit(console, color_scheme=theme)
+    expect(page.get_by_test_id("expert-0-8").locator(".clan")).to_contain_text("split from")
+    expect(page.locator(".banner")).to_have_count(1)
+    seen = 0
+    for key, ready in (("1", "power-note"), ("2", "compare-table")):
+        page.keyboard.press(key)
+        expect(page.get_by_test_id(ready)).to_be_visible()
+        contrasts = page.evaluate(CONTRASTS)
+        poor = [(round(contrast, 2), text) for contrast, wanted, text in contrasts if contrast < wanted]
+        assert not poor
+        seen += len(contrasts)
+    assert seen > 200
+
+
+FOCUSED = """
+() => {
+  const at = document.activeElement;
+  if (at === document.body) return null;
+  const style = getComputedStyle(at);
+  const box = at.getBoundingClientRect();
+  return {
+    name: at.id || at.dataset.value || at.dataset.testid || at.getAttribute("aria-label") || at.textContent.trim(),
+    ring: style.outlineStyle !== "none" ? parseFloat(style.outlineWidth) : 0,
+    seen: box.bottom > 0 && box.top < innerHeight && box.right > 0,
+  };
+}
+"""
+
+
+def walk(page: Page, key: str, most: int = 60) -> list[str]:
+    """What has the focus, key after key, until the page is left."""
+    names: list[str] = []
+    for _ in range(most):
+        page.keyboard.press(key)
+        at = page.evaluate(FOCUSED)
+        if at is None:
+            return names
+        assert at["ring"] >= 2, f"no ring around {at['name']}"
+        assert at["seen"], f"{at['name']} is out of sight"
+        names.append(at["name"])
+    return names
+
+
+def test_by_keyboard(console: gm.Monitor, visit: Visit, tmp_path: Path) -> None:
+    console.open(written(tmp_path / "m.jsonl", mixtral(steps=30)))
+    play(console, Pretend(layers=20, steps=40))
+    page = visit(console)
+    expect(page.get_by_test_id("cells")).to_be_visible()
+    names = walk(page, "Tab")
+    wanted = [
+        "Skip to the numbers", "show-run", "show-compare", "run-select", "fullscreen", "theme",
+        "Power over time, with the power limit", "now", "run", "energy", "cells", "train", "heldout",
+        "Loss by tokens", "Cumulative energy by tokens", "trace-select", "trace-layer", "Metrics", "JSON",
+    ]  # fmt: skip
+    assert [name for name in names if name in wanted] == wanted, names
+    assert set(names) - set(wanted) <= {"events", "trace"}, "only what scrolls"
+    assert len(names) < 60, "a trap"
+    assert walk(page, "Shift+Tab", len(names)) == names[::-1]
+    page.keyboard.press("Enter")  # the first is the link that skips
+    assert page.evaluate("document.activeElement.id") == "content"
+    chart = page.get_by_role("img", name="Power over time")
+    chart.focus()
+    page.keyboard.press("Home")
+    readout = page.locator("#power-chart .readout")
+    first = readout.text_content()
+    page.keyboard.press("ArrowRight")
+    expect(readout).not_to_have_text(first or "")
+    page.keyboard.press("Escape")
+    expect(readout).to_be_hidden()
