@@ -71,8 +71,12 @@ def layer_table(data: dict[str, Any], source: str) -> list[str]:
     return lines
 
 
-def overhead_table(data: dict[str, Any]) -> list[str]:
+def overhead_table(
+    data: dict[str, Any], metering: dict[str, Any] | None, console: dict[str, Any] | None
+) -> list[str]:
+    """The rows of each part that has been measured. metering, console: their records, or None."""
     micro = 1e6
+    raw = ["cpu", *(["metering"] if metering else []), *(["console"] if console else [])]
     c = data["c_call_ns"]
     return [
         "**Overhead** (medians).",
@@ -87,8 +91,31 @@ def overhead_table(data: dict[str, Any]) -> list[str]:
         ),
         row("`import genesis_moe`", f"{data['import_seconds']['median'] * 1e3:.0f} ms"),
         row("library", f"{data['library_bytes'] / 2**20:.1f} MiB"),
+        *(metering_rows(metering["metering"]) if metering else []),
+        *(console_rows(console["console"]) if console else []),
         "",
-        "Raw: `bench/overhead/cpu.json`.",
+        f"Raw: {', '.join(f'`bench/overhead/{name}.json`' for name in raw)}.",
+    ]
+
+
+def metering_rows(found: dict[str, Any]) -> list[str]:
+    """Processor time added to a training step: the sum of its parts, and blocks with and without in turn."""
+    low, high = found["paired"]["interval"]
+    step = f"a step of {found['step_processor_seconds'] * 1e3:.0f} ms"
+    return [
+        row(f"metering and recording {step}, its parts added up", f"{found['parts']['added']:.2%}"),
+        row(
+            f"the same, {found['paired']['pairs']} pairs of blocks with and without (95 %)",
+            f"{low:+.1%} to {high:+.1%}",
+        ),
+    ]
+
+
+def console_rows(found: dict[str, Any]) -> list[str]:
+    size = f"{found['layers']} layers of {found['experts']} experts, {found['steps_per_second']:.0f} steps a second"
+    return [
+        row(f"console of {size}, nobody watching", f"{found['lines_core_share']:.2%} of a core"),
+        row("the same while a page is open", f"{found['watched_core_share']:.2%} of a core"),
     ]
 
 
@@ -164,7 +191,7 @@ def results() -> str:
         source = str(path.relative_to(BENCH))
         blocks.append(layer_table(load(source) or {}, source))
     if data := load("overhead/cpu.json"):
-        blocks.append(overhead_table(data))
+        blocks.append(overhead_table(data, load("overhead/metering.json"), load("overhead/console.json")))
     if balance := load("../router/testdata/balance.json"):
         blocks.append(balance_table(balance))
     if block := compare_table():

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 
 from genesis_moe.studies.compare.summary import Row, rows
 
@@ -299,7 +300,7 @@ def _loss_against(
         points.append((cost, loss, row.label, color))
     axes.margins(x=0.12, y=0.12)
     low, high = axes.get_xlim()
-    axes.set_xlim(low, high + 0.3 * (high - low))  # room for the labels of the points furthest right
+    axes.set_xlim(low, high + 0.55 * (high - low))  # room for the labels of the points furthest right
     axes.set_xlabel(label)
     axes.set_ylabel(f"held-out loss, nats per byte: that of {base.label}\nand the paired difference, 95 %")
     axes.set_title(f"Loss against {what}: lower left is better", loc="left")
@@ -308,15 +309,42 @@ def _loss_against(
 
 
 def _place_labels(figure: Figure, axes: Axes, points: list[tuple[float, float, str, str]]) -> None:
-    """Labels beside their points, each moved to the first place that overlaps nothing."""
+    """Labels beside their points, each moved to the first place that overlaps nothing.
+
+    Three points or more that stand above each other have theirs in a column on the right.
+    """
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = []
-    for x, y, _, _ in points:
-        px, py = axes.transData.transform((x, y))
+    columns: dict[int, list[tuple[float, float, str, str]]] = {}
+    for point in points:
+        px, py = axes.transData.transform(point[:2])
         taken.append((px - 7, py - 7, px + 7, py + 7))
+        columns.setdefault(round(px / 12), []).append(point)
     frame = axes.get_window_extent(renderer)
-    for x, y, label, color in sorted(points, key=lambda point: (point[0], point[1])):
+
+    def write(
+        point: tuple[float, float, str, str], dx: float, dy: float, ha: str, va: str, line: bool
+    ) -> Any:
+        x, y, label, color = point
+        return axes.annotate(
+            label, (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=9, color=color, zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5},
+            arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.6, "linewidth": 0.7} if line else None,
+        )  # fmt: skip
+
+    single: list[tuple[float, float, str, str]] = []
+    for column in columns.values():
+        if len(column) < 3:
+            single += column
+            continue
+        column.sort(key=lambda point: point[1])
+        heights = [axes.transData.transform(point[:2])[1] * 72 / figure.dpi for point in column]
+        for point, height, place in zip(column, heights, _spread(heights, 13.0), strict=True):
+            text = write(point, 30, place - height, "left", "center", True)
+            box = _extent(text, renderer)
+            taken.append((box.x0, box.y0, box.x1, box.y1))
+    for point in sorted(single, key=lambda point: (point[0], point[1])):
         best = None
         for distance in (9, 18, 30, 44, 60, 80):
             for dx, dy, ha, va in (
@@ -327,13 +355,8 @@ def _place_labels(figure: Figure, axes: Axes, points: list[tuple[float, float, s
                 (-1, 0.35, "right", "center"), (-1, -0.35, "right", "center"),
                 (0, 1, "center", "bottom"), (0, -1, "center", "top"),
             ):  # fmt: skip
-                text = axes.annotate(
-                    label, (x, y), (dx * distance, dy * distance), textcoords="offset points",
-                    ha=ha, va=va, fontsize=9, color=color,
-                    arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.4, "linewidth": 0.7}
-                    if distance > 9 else None,
-                )  # fmt: skip
-                box = text.get_window_extent(renderer)
+                text = write(point, dx * distance, dy * distance, ha, va, distance > 9)
+                box = _extent(text, renderer)
                 edges = (box.x0, box.y0, box.x1, box.y1)
                 inside = (
                     edges[0] >= frame.x0
@@ -348,6 +371,21 @@ def _place_labels(figure: Figure, axes: Axes, points: list[tuple[float, float, s
                 text.remove()
             if best is not None:
                 break
+
+
+def _extent(text: Annotation, renderer: Any) -> Any:
+    """Where a label stands; its line is not part of it."""
+    text.update_positions(renderer)
+    return Text.get_window_extent(text, renderer)
+
+
+def _spread(heights: list[float], apart: float) -> list[float]:
+    """Ascending heights moved as little as keeps them apart, about where they were."""
+    places: list[float] = []
+    for height in heights:
+        places.append(max(height, places[-1] + apart) if places else height)
+    down = (sum(places) - sum(heights)) / len(heights)
+    return [place - down for place in places]
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

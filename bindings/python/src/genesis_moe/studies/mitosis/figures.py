@@ -67,13 +67,14 @@ def draw(record: dict[str, Any], folder: Path) -> list[Path]:
         random = [layer["ssi_random_vectors"] for runs in arms.values() for run in runs.values()
                   for point in run["evaluations"] for layer in point["layers"]]  # fmt: skip
         grid.flat[4].axhline(statistics.fmean(random), color="#9a9a9a", linewidth=1)
-        grid.flat[4].text(
-            0, statistics.fmean(random), "random vectors", fontsize=8, color="#777777", va="bottom"
-        )
+        grid.flat[4].annotate(
+            "random vectors", (0.5, statistics.fmean(random)), (0, -2), xycoords=("axes fraction", "data"),
+            textcoords="offset points", fontsize=8, color="#5f5f5f", ha="center", va="top",
+        )  # fmt: skip
         grid.flat[0].legend(frameon=False)
         note = "mean over seeds; band: their range" + ("; PARTIAL" if record["partial"] else "")
         figure.text(0.99, 0.005, note, ha="right", fontsize=9, color="#555555")
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, 0.02, 1, 1))
         path = folder / "growth.png"
         figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
