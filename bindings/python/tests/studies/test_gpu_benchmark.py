@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("triton")
 pytest.importorskip("transformers")
 
-from genesis_moe.studies.gpu import ncu
+from genesis_moe.studies.gpu import ncu, sanitizer
+from genesis_moe.studies.gpu.__main__ import LIMITS, TOGETHER, batches
 from genesis_moe.studies.gpu.benchmark import ARMS, Size, _figures
 from genesis_moe.studies.gpu.joules import savings
 from genesis_moe.studies.gpu.workers import KERNELS, WorkerError, Workers
@@ -88,16 +89,15 @@ def test_every_arm_is_checked_and_timed_in_turn(steps: dict[str, Any]) -> None:
 def test_ratios_are_taken_within_a_round() -> None:
     """A machine that gets three times slower half way changes no ratio."""
     rounds = {
-        "portable": [1.0, 1.0, 3.0, 3.0],
-        "grouped_mm": [2.0, 2.0, 6.0, 6.0],
-        "dense": [0.5, 0.5, 1.5, 1.5],
+        "portable": [2.0, 2.0, 6.0, 6.0],
+        "grouped_mm": [4.0, 4.0, 12.0, 12.0],
+        "dense": [1.0, 1.0, 3.0, 3.0],
     }
     found = _figures(Size(Shape(64, 32, 4, 2), 512), "forward+backward", rounds)
     assert found["speedup"]["portable"]["grouped_mm"] == 2.0
-    assert found["of_dense"]["portable"] == 1.5  # three times the products in twice the time
-    flops = 6 * 512 * 2 * 64 * 32
-    assert found["teraflops_per_second"]["dense"] == pytest.approx(flops / 1e9)
-    assert found["teraflops_per_second"]["portable"] == pytest.approx(3 * flops / 2 / 1e9)
+    assert found["of_dense"]["portable"] == 0.5
+    flops = 3 * 6 * 512 * 2 * 64 * 32
+    assert found["teraflops_per_second"]["portable"] == pytest.approx(flops / 4.0 / 1e9)
 
 
 def test_joules_by_arm_and_what_a_budget_saves(steps: dict[str, Any]) -> None:
@@ -231,6 +231,41 @@ cat {tmp_path / "csv"}
     assert len(found["kernels"]) == 2
     hangs = program(tmp_path, "hangs", "sleep 60\n")
     assert ncu.run(hangs, "hopper", 1.0)["status"] == "not finished in 1 s"
+
+
+def test_steps_that_time_nothing_run_side_by_side() -> None:
+    assert list(batches(list(LIMITS)))[:3] == [["facts"], list(TOGETHER), ["benchmark"]]
+    assert list(batches(["benchmark", "tests", "ncu", "hopper"])) == [
+        ["benchmark"],
+        ["tests", "hopper"],
+        ["ncu"],
+    ]
+    measured = [name for names in batches(list(LIMITS)) if len(names) == 1 for name in names]
+    assert {"benchmark", "joules", "ncu", "graphs", "compare"} <= set(measured)
+
+
+def test_sanitizer_keeps_what_each_tool_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program(
+        tmp_path,
+        "compute-sanitizer",
+        """case "$*" in
+  *--kernel-name*) echo 'unknown option kernel-name'; exit 1;;
+  *racecheck*) echo '========= a race'; exit 86;;
+  *initcheck*) sleep 60;;
+esac
+""",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("GMOE_GPU_STEP_SECONDS", "22")
+    assert sanitizer.main(tmp_path / "found.json") == 1
+    tools = json.loads((tmp_path / "found.json").read_text())["tools"]
+    statuses = {name.split()[0]: outcome["status"] for name, outcome in tools.items()}
+    assert statuses["memcheck"] == statuses["synccheck"] == "no errors"
+    assert statuses["racecheck"] == "found errors"
+    assert "not finished in" in statuses["initcheck"] or "no time left" in statuses["initcheck"]
+    assert "a race" in capfd.readouterr().out
 
 
 def test_arms_have_a_process() -> None:

@@ -165,25 +165,21 @@ def _figures(size: Size, passes: str, rounds: dict[str, list[float]]) -> dict[st
     flops = size.shape.flops(size.tokens) * (1 if passes == "forward" else 3)
     medians = {name: statistics.median(values) for name, values in rounds.items()}
 
-    def ratio(over: str, under: str, scale: float = 1.0) -> float:
-        return statistics.median(scale * a / b for a, b in zip(rounds[over], rounds[under], strict=False))
+    def ratio(over: str, under: str) -> float:
+        return statistics.median(a / b for a, b in zip(rounds[over], rounds[under], strict=False))
 
     ours = [name for name in rounds if name in KERNELS]
     found: dict[str, Any] = {
         "flops": flops,
         "milliseconds": {n: {"median": medians[n], "rounds": rounds[n]} for n in rounds},
-        "teraflops_per_second": {
-            n: (size.shape.flops(size.tokens) if n == DENSE else flops) / medians[n] / 1e9 for n in rounds
-        },
+        "teraflops_per_second": {n: flops / medians[n] / 1e9 for n in rounds},
         "speedup": {
             name: {other: ratio(other, name) for other in rounds if other not in (name, DENSE)}
             for name in ours
         },
     }
     if DENSE in rounds:
-        # The dense pass does the forward's products only: rates are compared.
-        scale = flops / size.shape.flops(size.tokens)
-        found["of_dense"] = {name: ratio(DENSE, name, scale) for name in rounds if name != DENSE}
+        found["of_dense"] = {name: ratio(DENSE, name) for name in rounds if name != DENSE}
     return found
 
 
