@@ -180,6 +180,10 @@ def gpu_blocks(folder: Path) -> list[list[str]]:
     record, table = folder / "gpu.json", folder / "compare" / "table.md"
     if record.exists():
         blocks.append(gpu_tables.tables(json.loads(record.read_text()), "gpu/gpu.json"))
+        blocks += [
+            [f"![{path.stem}](bench/gpu/figures/{path.name})"]
+            for path in sorted((folder / "figures").glob("*.png"))
+        ]
     if table.exists():
         blocks.append(["**Comparison** of routers on a GPU.", "", table.read_text().strip()])
     return blocks
@@ -218,6 +222,10 @@ def main() -> int:
             )
             return 1
         return 0
+    if record := load("gpu/gpu.json"):  # first: the README shows what is there
+        import gpu_figures
+
+        gpu_figures.draw(record, BENCH / "gpu" / "figures")
     README.write_text(updated(text))
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -151,18 +151,17 @@ def test_a_worker_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pyt
             workers.all["rivals"].ask("hello", 1.0)
 
 
-def gpu_tables() -> ModuleType:
-    path = ROOT / "bench" / "gpu_tables.py"
-    if not path.exists():
+def of_bench(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of bench/, which is in no package."""
+    if not (ROOT / "bench" / f"{name}.py").exists():
         pytest.skip("bench/ is not here")
-    spec = importlib.util.spec_from_file_location("gpu_tables", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    return importlib.import_module(name)
 
 
-def test_tables_come_from_the_record(steps: dict[str, Any]) -> None:
+def test_tables_and_figures_come_from_the_record(
+    steps: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = {
         "environment": {"versions": {"torch": "2.0"}},
         "steps": {
@@ -171,7 +170,8 @@ def test_tables_come_from_the_record(steps: dict[str, Any]) -> None:
             "ncu": {"status": "not run: no time left"},
         },
     }
-    text = "\n".join(gpu_tables().tables(data, "gpu/gpu.json"))
+    gpu_tables = of_bench("gpu_tables", monkeypatch)
+    text = "\n".join(gpu_tables.tables(data, "gpu/gpu.json"))
     rate = steps["benchmark"]["records"][0]["teraflops_per_second"]["portable"]
     assert f"| 64, 32, 4, 2 | 96 | forward | {rate:.0f} |" in text
     reading = 1e3 * steps["benchmark"]["records"][2]["reading"]["milliseconds"]
@@ -180,10 +180,16 @@ def test_tables_come_from_the_record(steps: dict[str, Any]) -> None:
     assert f"| portable | {1e3 * joules:.3f} |" in text
     assert "(synthetic, mock; whole device" in text
     assert "ncu not run: no time left" in text
-    only = gpu_tables().tables(
-        {**data, "steps": {"facts": {"status": "failed", "found": None}}}, "gpu/gpu.json"
-    )
-    assert only[-1].startswith("Steps: facts failed.")
+    nothing = {**data, "steps": {"facts": {"status": "failed", "found": None}}}
+    assert gpu_tables.tables(nothing, "gpu/gpu.json")[-1].startswith("Steps: facts failed.")
+
+    pytest.importorskip("matplotlib")
+    figures = of_bench("gpu_figures", monkeypatch)
+    drawn = figures.draw(data, tmp_path / "figures")
+    assert [path.stem for path in drawn] == ["forward", "training", "few", "energy"]
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in drawn)
+    assert figures.groups_of(data)["forward"][0][0][1]["portable"] == rate
+    assert figures.draw(nothing, tmp_path / "none") == []
 
 
 CSV = """==PROF== Connected to process 7

@@ -18,7 +18,7 @@ from genesis_moe.studies.record import environment, read_json, write_json
 # Seconds that each step may take, in the order of what is missed most without it. What some leave over the
 # later ones have, of which the last are left out where there is none, so that all end within TOTAL_SECONDS.
 LIMITS = {
-    "facts": 20,
+    "facts": 40,
     "correctness": 100,
     "inference": 100,
     "hopper": 100,

@@ -12,8 +12,8 @@ from genesis_moe.studies.record import read_json, write_json
 
 def main(path: Path) -> int:
     out = path.parents[1] / "compare"
-    # The last evaluation, figures and the record come after the end of training.
-    seconds = max(1.0, seconds_of_step(450) - 10)
+    # Before training comes the text, the first time; after it the last evaluation, figures and the record.
+    seconds = max(1.0, seconds_of_step(450) - 30)
     command = [
         sys.executable,
         "-m",
