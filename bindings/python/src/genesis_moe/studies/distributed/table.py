@@ -42,8 +42,9 @@ def table(record: dict[str, Any]) -> str:
             "",
             f"Arm {runs[0]['arm']} of the comparison's smoke tier, {settings['steps']} steps of "
             f"{settings['batch']} x {settings['shape']['sequence']} bytes, {settings['final_windows']} windows a "
-            f"domain held out; nats per byte.{_double(record)} Seeds {', '.join(str(s) for d, s in ones if d == 'float32')} of one "
-            f"process, float32: {', '.join(f'{loss:.4f}' for loss in seeds)}; standard deviation "
+            f"domain held out; nats per byte.{_double(record)} "
+            f"Seeds {', '.join(str(s) for d, s in ones if d == 'float32')} of one process, "
+            f"float32: {', '.join(f'{loss:.4f}' for loss in seeds)}; standard deviation "
             f"{np.std(seeds, ddof=1):.4f}. {machine['processor']}, torch "
             f"{record['environment']['versions']['torch']}, Gloo over loopback.{_missing(record)}",
             "",
