@@ -53,7 +53,7 @@ func emulate(t testing.TB, launches []driver.Launch, seed uint64) {
 			Shared: l.SharedBytes, Seed: seed,
 		}
 		for _, m := range l.Maps {
-			require.NoError(t, kernels().Encode(unsafe.Add(l.Params, m.Offset), m.Address, m.Size, m.StrideBytes, m.Box))
+			require.NoError(t, kernels().Encode(unsafe.Add(l.Params, m.Offset), m.ElementBytes, m.Address, m.Size, m.StrideBytes, m.Box))
 		}
 		require.NoError(t, kernels().Run(l.Kernel, how, l.Params))
 	}
@@ -137,6 +137,8 @@ func hold(t testing.TB, dtype core.DType, how arrangement, values []float64, sha
 
 func write(dtype core.DType, address unsafe.Pointer, v float64) {
 	switch dtype {
+	case core.Float8E4M3:
+		*(*core.E4M3)(address) = core.E4M3Of(float32(v))
 	case core.BFloat16:
 		vector.ToBF16(unsafe.Slice((*core.BF16)(address), 1), []float32{float32(v)})
 	case core.Float32:
@@ -172,9 +174,12 @@ func (a *array) each(f func(n int, address unsafe.Pointer)) {
 func (a *array) values() []float64 {
 	out := make([]float64, a.Elements())
 	a.each(func(n int, address unsafe.Pointer) {
-		if a.DType == core.BFloat16 {
+		switch a.DType {
+		case core.Float8E4M3:
+			out[n] = float64((*(*core.E4M3)(address)).Float32())
+		case core.BFloat16:
 			out[n] = float64(math.Float32frombits(uint32(*(*uint16)(address)) << 16))
-		} else {
+		default:
 			out[n] = float64(*(*float32)(address))
 		}
 	})

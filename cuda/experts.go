@@ -17,8 +17,10 @@ const (
 // expertsCall is one call: what forward and backward have in common.
 type expertsCall struct {
 	device       driver.Attributes
-	suffix       string // of the kernels: their dtype
-	elementBytes int64
+	suffix       string // of the products' kernels: the dtype of what they multiply, and of what they make of it
+	dtype        string // of the others
+	elementBytes int64  // of what is multiplied
+	scaled       bool   // that is float8_e4m3fn with scales
 	options      *core.ExpertsOptions
 
 	tokens, slots, pairs, hidden, experts, intermediate, gateUp int
@@ -54,9 +56,13 @@ func (c *expertsCall) open(d driver.Attributes, o *core.ExpertsOptions, ws core.
 		}
 	}
 	c.device, c.options = d, o
-	c.suffix, c.elementBytes = "_f32", 4
+	c.dtype, c.elementBytes = "_f32", 4
 	if x.DType == core.BFloat16 {
-		c.suffix, c.elementBytes = "_bf16", 2
+		c.dtype, c.elementBytes = "_bf16", 2
+	}
+	c.suffix = c.dtype
+	if gateUpProj.DType == core.Float8E4M3 {
+		c.suffix, c.elementBytes, c.scaled = "_e4m3"+c.dtype, 1, true
 	}
 	c.tokens, c.slots = int(index.Shape[0]), int(index.Shape[1])
 	c.pairs, c.hidden = c.tokens*c.slots, int(x.Shape[1])
@@ -76,9 +82,13 @@ func (c *expertsCall) dispatch(index *core.Tensor) {
 	c.launches = c.plan.launches()
 }
 
-// launch adds the launch of a kernel of this call's dtype.
+// launch adds the launch of a kernel of this call's dtype, and launchProduct that of one that multiplies.
 func (c *expertsCall) launch(kernel string, blocks int, params unsafe.Pointer) {
-	c.launches = append(c.launches, launch(kernel+c.suffix, blocks, expertsThreads, params))
+	c.launches = append(c.launches, launch(kernel+c.dtype, blocks, expertsThreads, params))
+}
+
+func (c *expertsCall) launchProduct(kernel string, p *expertsProduct, params unsafe.Pointer) {
+	c.launches = append(c.launches, launch(kernel+c.suffix, c.productGrid(p), expertsThreads, params))
 }
 
 // grid is how many blocks share so many pieces of work: all kernels take any number of
@@ -96,11 +106,17 @@ func (c *expertsCall) activation() expertsActivation {
 	}
 }
 
-// scratchRows is memory for a row of so many columns for each pair. Rows begin at multiples of
-// 16 bytes, whatever their number of columns.
+// scratchRows is memory for a row of so many columns for each pair, in the dtype of the hidden states.
 func (c *expertsCall) scratchRows(columns int) expertsMatrix {
-	pitch := int64(columns+7) / 8 * 8
-	return expertsMatrix{data: c.arena.take(uint64(c.pairs) * uint64(pitch) * uint64(c.elementBytes)), row: pitch, column: 1}
+	return c.scratch(c.pairs, columns, suffixBytes[c.dtype])
+}
+
+// scratch is memory for rows of elements of so many bytes. They begin at multiples of 16 bytes, whatever their
+// number of columns.
+func (c *expertsCall) scratch(rows, columns, bytes int) expertsMatrix {
+	each := max(8, 16/bytes)
+	pitch := (columns + each - 1) / each * each
+	return expertsMatrix{data: c.arena.take(uint64(rows) * uint64(pitch) * uint64(bytes)), row: int64(pitch), column: 1}
 }
 
 // product fills in what all products over rows have in common: result[r, n] = sum over

@@ -15,7 +15,7 @@ func (c *expertsCall) decodes(a *core.ExpertsForwardArgs) bool {
 	return !c.tilesOnly && a.PreActivation == nil &&
 		c.tokens > 0 && c.tokens <= decode.Tokens && c.pairs > 0 && c.pairs <= decode.Pairs &&
 		c.experts > 0 && c.hidden > 0 && c.intermediate > 0 && c.hidden%chunk == 0 && c.intermediate%chunk == 0 &&
-		c.vector(x.data, x.column, x.row) && c.decodeLayout(stackOf(a.GateUpProj)) != unread && c.decodeLayout(stackOf(a.DownProj)) != unread
+		(c.scaled || c.vector(x.data, x.column, x.row)) && c.decodeLayout(stackOf(a.GateUpProj)) != unread && c.decodeLayout(stackOf(a.DownProj)) != unread
 }
 
 // unread is the layout of weights that the kernels for few tokens do not read.
@@ -33,7 +33,8 @@ func (c *expertsCall) decodeLayout(w expertsStack) string {
 	return unread
 }
 
-// decode adds the forward pass of few tokens: h of every present pair with the plan, then the output.
+// decode adds the forward pass of few tokens: h of every present pair with the plan, then the output; with weights in
+// float8_e4m3fn, each after what it multiplies has been rounded.
 func (c *expertsCall) decode(a *core.ExpertsForwardArgs) {
 	l := decode.Layer{
 		Hidden: c.hidden, Intermediate: c.intermediate, Experts: c.experts, Slots: c.slots, Tokens: c.tokens,
@@ -46,11 +47,20 @@ func (c *expertsCall) decode(a *core.ExpertsForwardArgs) {
 		offset: c.arena.take(4 * uint64(c.experts+1)), pairRow: c.arena.take(4 * uint64(c.pairs)),
 		arrived: c.arena.take(4 * uint64(l.ColumnTiles())), columnTiles: int32(l.ColumnTiles()),
 	}
-	h := c.scratchRows(c.intermediate)
+	var h expertsMatrix
+	if c.scaled {
+		h = c.scratch(c.pairs, c.intermediate, suffixBytes["_f32"])
+	} else {
+		h = c.scratchRows(c.intermediate)
+	}
 
 	up := &decodeGateUpParams{
 		plan: plan, activation: c.activation(), x: matrixOf(a.HiddenStates), weights: stackOf(a.GateUpProj),
 		bias: matrixOf(a.GateUpBias), h: h, depth: int32(c.hidden),
+	}
+	if c.scaled {
+		q := c.quantizeX(up.x)
+		up.x, up.xScale, up.weightsScale = q.rows, q.scale, stackOf(a.GateUpScale)
 	}
 	cut := "_1"
 	if schedule.Cut == 2 {
@@ -62,6 +72,11 @@ func (c *expertsCall) decode(a *core.ExpertsForwardArgs) {
 		plan: plan, h: h, weights: stackOf(a.DownProj), bias: matrixOf(a.DownBias), routing: matrixOf(a.TopKWeights), output: matrixOf(a.Output),
 		partial: c.arena.take(4 * uint64(schedule.Parts) * uint64(c.pairs) * uint64(l.ColumnTiles()) * decode.Side),
 		columns: int32(c.hidden), depth: int32(c.intermediate), parts: int32(schedule.Parts), part: int32(schedule.Part),
+	}
+	if c.scaled {
+		q := c.scaledScratch(c.pairs, c.intermediate)
+		c.quantizeH(h, q, plan.offset)
+		down.h, down.hScale, down.weightsScale = q.rows, q.scale, stackOf(a.DownScale)
 	}
 	c.launchDecode("gmoe_experts_decode_down"+c.decodeLayout(down.weights), schedule.DownUnits, unsafe.Pointer(down))
 }

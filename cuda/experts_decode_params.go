@@ -19,6 +19,9 @@ type decodeGateUpParams struct {
 	weights    expertsStack
 	bias, h    expertsMatrix
 	depth, _   int32
+
+	xScale       expertsMatrix
+	weightsScale expertsStack
 }
 
 type decodeDownParams struct {
@@ -29,4 +32,6 @@ type decodeDownParams struct {
 	partial               uintptr
 	columns, depth        int32
 	parts, part           int32
+	hScale                expertsMatrix
+	weightsScale          expertsStack
 }

@@ -22,6 +22,8 @@ func expertsForwardWorkspace(d driver.Attributes, a *core.ExpertsForwardArgs) (u
 //	project  y = h down_proj^T
 //	combine  output = the sum of w y in slot order
 //
+// With weights in float8_e4m3fn x is rounded before the first product, and h before the second.
+//
 // Many small experts and few tokens have kernels of their own: experts_small.go, experts_decode.go.
 func expertsForwardLaunches(d driver.Attributes, a *core.ExpertsForwardArgs) ([]driver.Launch, error) {
 	c, err := forwardCall(d, a)
@@ -32,9 +34,6 @@ func expertsForwardLaunches(d driver.Attributes, a *core.ExpertsForwardArgs) ([]
 }
 
 func forwardCall(d driver.Attributes, a *core.ExpertsForwardArgs) (*expertsCall, error) {
-	if a.GateUpProj.DType == core.Float8E4M3 {
-		return nil, core.Errorf(core.Unsupported, "gate_up_proj: dtype %s on cuda, want float32 or bfloat16; such weights run on the CPU", a.GateUpProj.DType)
-	}
 	c := &expertsCall{}
 	if err := c.open(d, &a.Options, a.Workspace, a.HiddenStates, a.TopKIndex, a.GateUpProj, a.DownProj); err != nil {
 		return nil, err
@@ -48,17 +47,26 @@ func forwardCall(d driver.Attributes, a *core.ExpertsForwardArgs) (*expertsCall,
 		return c, nil
 	}
 	c.dispatch(a.TopKIndex)
-	h, y := c.scratchRows(c.intermediate), c.scratchRows(c.hidden)
-
+	x, y := matrixOf(a.HiddenStates), c.scratchRows(c.hidden)
 	up := &expertsGateUpParams{
-		activation: c.activation(), bias: matrixOf(a.GateUpBias), preActivation: matrixOf(a.PreActivation), h: h,
+		activation: c.activation(), bias: matrixOf(a.GateUpBias), preActivation: matrixOf(a.PreActivation),
 	}
-	up.product.halves = flag(a.Options.Gated && !a.Options.Interleaved)
-	layout := c.product(&up.product, matrixOf(a.HiddenStates), true, stackOf(a.GateUpProj), c.gateUp, c.hidden)
-	c.launchGateUp(up, layout)
-
 	down := &expertsProjectParams{bias: matrixOf(a.DownBias), output: y}
-	layout = c.product(&down.product, h, false, stackOf(a.DownProj), c.hidden, c.intermediate)
+	up.product.halves = flag(a.Options.Gated && !a.Options.Interleaved)
+	var h scaledRows // or, without scales, rows
+	if c.scaled {
+		q := c.quantizeX(x)
+		x, h = q.rows, c.scaledScratch(c.pairs, c.intermediate)
+		up.product.rowsScale, up.product.weightsScale = q.scale, stackOf(a.GateUpScale)
+		down.product.rowsScale, down.product.weightsScale = h.scale, stackOf(a.DownScale)
+	} else {
+		h.rows = c.scratchRows(c.intermediate)
+	}
+	up.h = h.rows
+	layout := c.product(&up.product, x, true, stackOf(a.GateUpProj), c.gateUp, c.hidden)
+	c.launchGateUp(up, layout, h)
+
+	layout = c.product(&down.product, h.rows, false, stackOf(a.DownProj), c.hidden, c.intermediate)
 	c.launchProject(down, layout)
 
 	c.combine(y, matrixOf(a.TopKWeights), matrixOf(a.Output))

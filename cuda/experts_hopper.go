@@ -15,7 +15,7 @@ import (
 
 // expertKernelsVariable chooses the kernels of the experts' products, before the process starts: portable,
 // the default, with those for few tokens and small experts; tiles, without them, to compare; or hopper, those for Hopper in
-// bfloat16 where the shape and the device suit, and else as the default.
+// bfloat16 and float8_e4m3fn where the shape and the device suit, and else as the default.
 const expertKernelsVariable = "GENESIS_MOE_EXPERT_KERNELS"
 
 const (
@@ -63,7 +63,7 @@ func (c *expertsCall) wantedKernels(d driver.Attributes) (hopper, tilesOnly bool
 	}
 	order, err := expertOrder()
 	c.reuse = order == reuseOrder
-	hopper = kernels == hopperKernels && c.elementBytes == 2 && d.ComputeMajor == 9 && d.ComputeMinor == 0
+	hopper = kernels == hopperKernels && c.elementBytes <= 2 && d.ComputeMajor == 9 && d.ComputeMinor == 0
 	return hopper, kernels == tilesKernels, err
 }
 
@@ -77,7 +77,7 @@ func (c *expertsCall) visit(columns, depth int) (group, backwards int32) {
 	}
 	backwards = c.products % 2
 	c.products++
-	return int32(hopper.Group(columns, depth, c.device.L2Bytes)), backwards
+	return int32(hopper.Group(int(c.elementBytes)*columns*depth, c.device.L2Bytes)), backwards
 }
 
 // suits reports whether rows can be copied and written 16 bytes at a time.
@@ -101,12 +101,22 @@ func (c *expertsCall) hopperProduct(name string, p *expertsProduct) (columns int
 	if !along {
 		line = w.column
 	}
+	const most = 1 << 40
 	if !c.hopper || p.rowsVector == 0 || p.weightsVector == 0 || p.columns%8 != 0 || p.depth%8 != 0 ||
 		p.columns == 0 || p.depth == 0 || c.pairs == 0 || c.experts == 0 ||
-		p.rows.row < 0 || line <= 0 || w.expert < 0 || 2*line >= 1<<40 || 2*w.expert >= 1<<40 {
+		p.rows.row < 0 || line <= 0 || w.expert < 0 || c.elementBytes*line >= most || c.elementBytes*w.expert >= most {
 		return 0, nil, false
 	}
-	columns = hopperColumns(name, int(p.columns), int(p.depth))
+	if c.scaled {
+		// Tiles and halves begin with a block of the weight, and stages are blocks of the depth.
+		if !along || p.depth%core.ScaleBlock != 0 || p.columns%core.ScaleBlock != 0 || p.halves != 0 && p.columns/2%core.ScaleBlock != 0 {
+			return 0, nil, false
+		}
+		columns = hopper.ScaledColumns
+	} else {
+		columns = hopperColumns(name, int(p.columns), int(p.depth))
+	}
+	depth, bytes := uint32(hopper.LineBytes/c.elementBytes), uint64(c.elementBytes)
 	p.tiles, p.tileCount = c.plan.params.spans, c.plan.params.spanCount
 	p.group, p.backwards = c.visit(int(p.columns), int(p.depth))
 	p.columnTiles = int32(blocksOf(int(p.columns), columns))
@@ -114,31 +124,35 @@ func (c *expertsCall) hopperProduct(name string, p *expertsProduct) (columns int
 		p.columnTiles = int32(blocksOf(int(p.columns/2), columns/2))
 	}
 	weights := driver.TensorMap{
-		Offset: unsafe.Sizeof(hopperMap{}), Address: w.data,
+		Offset: unsafe.Sizeof(hopperMap{}), Address: w.data, ElementBytes: int(bytes),
 		Size:        [3]uint64{uint64(p.depth), uint64(p.columns), uint64(c.experts)},
-		StrideBytes: [2]uint64{2 * uint64(line), 2 * uint64(w.expert)},
-		Box:         [3]uint32{hopper.Depth, uint32(hopper.Box(columns)), 1},
+		StrideBytes: [2]uint64{bytes * uint64(line), bytes * uint64(w.expert)},
+		Box:         [3]uint32{depth, uint32(hopper.Box(columns)), 1},
 	}
 	if !along {
 		weights.Size[0], weights.Size[1] = weights.Size[1], weights.Size[0]
-		weights.Box[1] = hopper.Depth
+		weights.Box[1] = depth
 	}
 	maps = []driver.TensorMap{weights}
-	if p.rowPair == 0 {
+	if p.rowPair == 0 && !c.scaled {
 		maps = append(maps, driver.TensorMap{
-			Offset: 0, Address: p.rows.data,
+			Offset: 0, Address: p.rows.data, ElementBytes: int(bytes),
 			Size:        [3]uint64{uint64(p.depth), uint64(c.pairs), 1},
-			StrideBytes: [2]uint64{2 * uint64(p.rows.row), 2 * uint64(p.rows.row) * uint64(c.pairs)},
-			Box:         [3]uint32{hopper.Depth, hopper.Half, 1},
+			StrideBytes: [2]uint64{bytes * uint64(p.rows.row), bytes * uint64(p.rows.row) * uint64(c.pairs)},
+			Box:         [3]uint32{depth, hopper.Half, 1},
 		})
 	}
 	return columns, maps, true
 }
 
 // hopperLaunch adds the launch of a kernel for Hopper, whose blocks stay: one for each multiprocessor.
-func (c *expertsCall) hopperLaunch(kernel string, columns, blocks int, params unsafe.Pointer, maps []driver.TensorMap) {
-	l := launch(fmt.Sprintf("%s_%d", kernel, columns), blocks, hopper.Threads, params)
-	l.SharedBytes, l.Maps = uint32(hopper.SharedBytes(columns)), maps
+func (c *expertsCall) hopperLaunch(kernel, layout string, columns, blocks int, params unsafe.Pointer, maps []driver.TensorMap) {
+	name, bytes := fmt.Sprintf("%s%s_%d", kernel, layout, columns), hopper.SharedBytes(columns)
+	if c.scaled {
+		name, bytes = kernel+c.suffix, hopper.ScaledSharedBytes // of one layout and one width
+	}
+	l := launch(name, blocks, hopper.Threads, params)
+	l.SharedBytes, l.Maps = uint32(bytes), maps
 	c.launches = append(c.launches, l)
 }
 
@@ -147,28 +161,35 @@ func (c *expertsCall) clusterBlocks(p *expertsProduct) int {
 	return hopper.Cluster * min(c.plan.spans*int(p.columnTiles), max(1, c.device.MultiProcessors/hopper.Cluster))
 }
 
-// launchGateUp adds the first product of the forward pass.
-func (c *expertsCall) launchGateUp(p *expertsGateUpParams, layout string) {
+// launchGateUp adds the first product of the forward pass. With scales, h is what `rounded` is to hold: the kernel for
+// Hopper rounds it, and for the portable one it is rounded afterwards.
+func (c *expertsCall) launchGateUp(p *expertsGateUpParams, layout string, rounded scaledRows) {
 	if c.swiGLU() && c.suits(p.preActivation) && c.suits(p.h) && (p.bias.data == 0 || p.bias.column == 1) {
-		of := &hopperGateUpParams{of: *p}
+		of := &hopperGateUpParams{of: *p, hScale: rounded.scale}
 		if columns, maps, ok := c.hopperProduct(hopper.GateUp, &of.of.product); ok {
-			c.hopperLaunch("gmoe_experts_hopper_gate_up"+layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
+			c.hopperLaunch("gmoe_experts_hopper_gate_up", layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
 			return
 		}
 	}
-	c.launch("gmoe_experts_gate_up"+layout, c.productGrid(&p.product), unsafe.Pointer(p))
+	if c.scaled {
+		p.h = c.scratch(c.pairs, c.intermediate, suffixBytes["_f32"])
+	}
+	c.launchProduct("gmoe_experts_gate_up"+layout, &p.product, unsafe.Pointer(p))
+	if c.scaled {
+		c.quantizeH(p.h, rounded, c.plan.params.offset)
+	}
 }
 
 // launchProject adds a product whose rows are sorted already.
 func (c *expertsCall) launchProject(p *expertsProjectParams, layout string) {
-	if c.suits(p.output) && (p.bias.data == 0 || p.bias.column == 1) {
+	if (c.scaled || c.suits(p.output)) && (p.bias.data == 0 || p.bias.column == 1) {
 		of := &hopperProjectParams{of: *p}
 		if columns, maps, ok := c.hopperProduct(hopper.Project, &of.of.product); ok {
-			c.hopperLaunch("gmoe_experts_hopper_project"+layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
+			c.hopperLaunch("gmoe_experts_hopper_project", layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
 			return
 		}
 	}
-	c.launch("gmoe_experts_project"+layout, c.productGrid(&p.product), unsafe.Pointer(p))
+	c.launchProduct("gmoe_experts_project"+layout, &p.product, unsafe.Pointer(p))
 }
 
 // launchActivationGradient adds the first product of the backward pass. It says into how many parts
@@ -177,11 +198,11 @@ func (c *expertsCall) launchActivationGradient(p *expertsActivationGradientParam
 	if c.swiGLU() && c.suits(p.preActivation) && c.suits(p.dz) && c.suits(p.wh) {
 		of := &hopperActivationGradientParams{of: *p}
 		if columns, maps, ok := c.hopperProduct(hopper.ActivationGradient, &of.of.product); ok {
-			c.hopperLaunch("gmoe_experts_hopper_activation_gradient"+layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
+			c.hopperLaunch("gmoe_experts_hopper_activation_gradient", layout, columns, c.clusterBlocks(&of.of.product), unsafe.Pointer(of), maps)
 			return int(of.of.product.columnTiles)
 		}
 	}
-	c.launch("gmoe_experts_activation_gradient"+layout, c.productGrid(&p.product), unsafe.Pointer(p))
+	c.launchProduct("gmoe_experts_activation_gradient"+layout, &p.product, unsafe.Pointer(p))
 	return int(p.product.columnTiles)
 }
 
@@ -200,7 +221,7 @@ func (c *expertsCall) launchWeightGradient(p *expertsWeightGradientParams) {
 		_, of.backwards = c.visit(0, 0)
 		of.mTiles, of.nTiles = int32(blocksOf(int(of.m), expertsTileSide)), int32(blocksOf(int(of.n), columns))
 		blocks := min(c.experts*int(of.mTiles)*int(of.nTiles), max(1, c.device.MultiProcessors))
-		c.hopperLaunch("gmoe_experts_hopper_weight_gradient", columns, blocks, unsafe.Pointer(&of), nil)
+		c.hopperLaunch("gmoe_experts_hopper_weight_gradient", "", columns, blocks, unsafe.Pointer(&of), nil)
 		return
 	}
 	c.launch("gmoe_experts_weight_gradient", c.grid(c.experts*int(p.mTiles)*int(p.nTiles)), unsafe.Pointer(p))

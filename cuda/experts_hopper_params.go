@@ -8,16 +8,18 @@ type hopperMap [16]uint64
 type hopperGateUpParams struct {
 	rowsMap, weightsMap hopperMap
 	of                  expertsGateUpParams
-	_                   [40]byte
+	hScale              expertsMatrix
+	_                   [24]byte
 }
 
 type hopperProjectParams struct {
 	rowsMap, weightsMap hopperMap
 	of                  expertsProjectParams
-	_                   [24]byte
+	_                   [32]byte
 }
 
 type hopperActivationGradientParams struct {
 	rowsMap, weightsMap hopperMap
 	of                  expertsActivationGradientParams
+	_                   [8]byte
 }

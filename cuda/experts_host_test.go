@@ -20,7 +20,9 @@ type hostFunctions struct {
 	columnRun   func(halves int32, columns, tile, n int32, run *[2]int32)
 	gateUpPlace func(gated, interleaved int32, intermediate, column int32, place *[2]int32)
 	activate    func(a unsafe.Pointer, gateAndUp *[2]float32, result *[3]float32)
-	countCopies func(bf16, along int32, elements, places *int32) int32
+	countCopies func(bytes, along int32, elements, places *int32) int32
+	pack        func(numbers *[4]float32) uint32
+	unpack      func(four uint32, numbers *[4]float32)
 }
 
 func openHost(t *testing.T) *hostFunctions {
@@ -34,6 +36,8 @@ func openHost(t *testing.T) *hostFunctions {
 	purego.RegisterLibFunc(&f.gateUpPlace, handle, "host_gate_up_place")
 	purego.RegisterLibFunc(&f.activate, handle, "host_activate")
 	purego.RegisterLibFunc(&f.countCopies, handle, "host_count_copies")
+	purego.RegisterLibFunc(&f.pack, handle, "host_float8_pack")
+	purego.RegisterLibFunc(&f.unpack, handle, "host_float8_unpack")
 	return f
 }
 
@@ -42,6 +46,7 @@ func TestExpertsHostFunctions(t *testing.T) {
 	t.Run("tiles", f.testTiles)
 	t.Run("columns", f.testColumns)
 	t.Run("copies", f.testCopies)
+	t.Run("float8", f.testFloat8)
 	t.Run("activations", f.testActivations)
 }
 
@@ -112,16 +117,40 @@ func (f *hostFunctions) testColumns(t *testing.T) {
 
 // The threads of a block copy every element of a tile once, each to a place of its own.
 func (f *hostFunctions) testCopies(t *testing.T) {
-	for bf16, depth := range []int{8, 32} {
+	for bytes, depth := range map[int32]int{1: 64, 2: 32, 4: 8} {
 		for along := range int32(2) {
 			elements, places := make([]int32, expertsTileSide*depth), make([]int32, 2*expertsTileSide*depth)
-			size := f.countCopies(int32(bf16), along, &elements[0], &places[0])
+			size := f.countCopies(bytes, along, &elements[0], &places[0])
 			for i, count := range elements {
 				require.EqualValues(t, 1, count, "element %d", i)
 			}
 			for i, count := range places {
 				require.LessOrEqual(t, count, int32(1), "place %d", i)
 				require.True(t, count == 0 || i < int(size), "place %d of %d", i, size)
+			}
+		}
+	}
+}
+
+// All e4m3 are read as they are, and every number is rounded as core rounds it: the numbers, what lies in the middle
+// between two, and what comes before and after that.
+func (f *hostFunctions) testFloat8(t *testing.T) {
+	same := func(want, got float32, what string) {
+		require.True(t, math.Float32bits(want) == math.Float32bits(got) || want != want && got != got, "%s: %v, want %v", what, got, want)
+	}
+	for bits := range uint32(256) {
+		other := bits*7 + 3
+		var numbers [4]float32
+		f.unpack(bits|other&0xff<<8|(255-bits)<<16|bits<<24, &numbers)
+		for i, want := range []uint32{bits, other & 0xff, 255 - bits, bits} {
+			same(core.E4M3(want).Float32(), numbers[i], "unpack")
+		}
+		v := core.E4M3(bits).Float32()
+		middle := (v + core.E4M3(bits+1).Float32()) / 2
+		for _, x := range []float32{v, middle, math.Nextafter32(middle, 500), math.Nextafter32(middle, -500), v * 3, float32(math.Inf(1))} {
+			packed := f.pack(&[4]float32{x, -x, x / 3, -x / 5})
+			for i, y := range []float32{x, -x, x / 3, -x / 5} {
+				require.Equal(t, core.E4M3Of(y), core.E4M3(packed>>(8*i)), "%v", y)
 			}
 		}
 	}

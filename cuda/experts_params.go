@@ -27,6 +27,8 @@ type expertsProduct struct {
 	rowsVector, weightsVector int32
 	group, backwards          int32
 	_                         int32
+	rowsScale                 expertsMatrix
+	weightsScale              expertsStack
 }
 
 type expertsGateUpParams struct {

@@ -14,7 +14,7 @@ import (
 func (c *expertsCall) small(a *core.ExpertsForwardArgs) bool {
 	x, up, down := matrixOf(a.HiddenStates), stackOf(a.GateUpProj), stackOf(a.DownProj)
 	chunk := 16 / int(c.elementBytes)
-	return !c.tilesOnly && a.PreActivation == nil && a.DownBias == nil &&
+	return !c.tilesOnly && !c.scaled && a.PreActivation == nil && a.DownBias == nil &&
 		c.tokens > 0 && c.pairs > 0 && c.hidden > 0 && c.hidden%chunk == 0 &&
 		decode.Small(c.tokens, c.gateUp, c.experts, c.slots, c.intermediate) &&
 		c.vector(x.data, x.column, x.row) && c.vector(up.data, up.column, up.row, up.expert) &&

@@ -245,11 +245,6 @@ func (c trial) rows(n *numbers) (rows int) {
 // requireClose bounds 1 - 2<a,b>/(|a|^2+|b|^2), half the squared relative error.
 func (c trial) requireClose(t testing.TB, name string, got, want []float64) {
 	t.Helper()
-	difference, size := 0.0, 0.0
-	for i := range want {
-		difference += (got[i] - want[i]) * (got[i] - want[i])
-		size += got[i]*got[i] + want[i]*want[i]
-	}
 	tolerance := 1e-11
 	if c.dtype == core.BFloat16 {
 		tolerance = 1e-5
@@ -258,6 +253,16 @@ func (c trial) requireClose(t testing.TB, name string, got, want []float64) {
 			// makes larger.
 			tolerance = 1e-3
 		}
+	}
+	c.requireWithin(t, name, got, want, tolerance)
+}
+
+func (c trial) requireWithin(t testing.TB, name string, got, want []float64, tolerance float64) {
+	t.Helper()
+	difference, size := 0.0, 0.0
+	for i := range want {
+		difference += (got[i] - want[i]) * (got[i] - want[i])
+		size += got[i]*got[i] + want[i]*want[i]
 	}
 	if size == 0 {
 		require.Zero(t, difference, "%s: %s", c, name)

@@ -70,6 +70,8 @@ func TestParamsMirrorTheHeaders(t *testing.T) {
 	requireMirrors(t, "experts_decode_params.h", "DecodePlan", decodePlan{})
 	requireMirrors(t, "experts_decode_params.h", "DecodeGateUpParams", decodeGateUpParams{})
 	requireMirrors(t, "experts_decode_params.h", "DecodeDownParams", decodeDownParams{})
+	requireMirrors(t, "experts_quantize_params.h", "QuantizeRowsParams", quantizeRowsParams{})
+	requireMirrors(t, "experts_quantize_params.h", "QuantizeWeightsParams", quantizeWeightsParams{})
 	requireMirrors(t, "experts_small_params.h", "SmallTable", smallTable{})
 	requireMirrors(t, "experts_small_params.h", "SmallGateUpParams", smallGateUpParams{})
 	requireMirrors(t, "experts_small_params.h", "SmallDownParams", smallDownParams{})

@@ -69,6 +69,8 @@ var (
 	routerReport   = operation[core.RouterReportArgs]{routerReportWorkspace, routerReportLaunches}
 	clansDescend   = operation[core.ClansDescendArgs]{clansDescendWorkspace, clansDescendLaunches}
 	clansObserve   = operation[core.ClansObserveArgs]{clansObserveWorkspace, clansObserveLaunches}
+
+	expertsQuantize = operation[core.ExpertsQuantizeArgs]{expertsQuantizeWorkspace, expertsQuantizeLaunches}
 )
 
 func (s *session) RouterForward(a *core.RouterForwardArgs) error {
@@ -172,10 +174,9 @@ func (s *session) ExpertsBackwardWorkspace(a *core.ExpertsBackwardArgs) (uint64,
 }
 
 func (s *session) ExpertsQuantize(a *core.ExpertsQuantizeArgs) error {
-	_, err := s.ExpertsQuantizeWorkspace(a)
-	return err
+	return expertsQuantize.run(s, a, a.Stream, a.Workspace)
 }
 
-func (s *session) ExpertsQuantizeWorkspace(*core.ExpertsQuantizeArgs) (uint64, error) {
-	return 0, core.Errorf(core.Unsupported, "weight: is on cuda, want the CPU, where weights are made float8_e4m3fn")
+func (s *session) ExpertsQuantizeWorkspace(a *core.ExpertsQuantizeArgs) (uint64, error) {
+	return expertsQuantizeWorkspace(s.device.Attributes(), a)
 }

@@ -457,7 +457,8 @@ typedef struct {
  * by (s of the row's block * scale of the weight's), and the blocks are summed. Biases, weights
  * of the routing and output are as with other dtypes. What is not finite among a row's numbers makes its block
  * NaN. With float64 the numbers are rounded to float32 first, and sums are float64. pre_activation must be
- * NULL: such weights have no backward pass. On CUDA their last axis must have stride 1. */
+ * NULL: such weights have no backward pass. On CUDA the fastest kernels want sizes that are multiples of 128, and weights
+ * whose last axis has stride 1. */
 typedef struct {
   uint32_t struct_size;
   uint32_t reserved;

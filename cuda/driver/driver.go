@@ -47,12 +47,13 @@ type Launch struct {
 	Maps        []TensorMap // to be encoded into the parameter before it is copied
 }
 
-// TensorMap describes a bfloat16 tensor with three axes, the fastest first, and the box of it that a
+// TensorMap describes a tensor of bfloat16, or of bytes, with three axes, the fastest first, and the box of it that a
 // kernel copies at a time into lines of shared memory that are swizzled by 128 bytes.
 type TensorMap struct {
-	Offset      uintptr // in the parameter: a multiple of 64
-	Address     uintptr
-	Size        [3]uint64
-	StrideBytes [2]uint64 // of the second and third axis
-	Box         [3]uint32
+	Offset       uintptr // in the parameter: a multiple of 64
+	Address      uintptr
+	ElementBytes int // 2, or 1
+	Size         [3]uint64
+	StrideBytes  [2]uint64 // of the second and third axis
+	Box          [3]uint32
 }

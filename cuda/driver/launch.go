@@ -51,7 +51,11 @@ func (d *Device) encode(l *Launch, m *TensorMap) error {
 	memory := &[bytes + alignment]byte{}
 	place := (alignment - uintptr(unsafe.Pointer(memory))%alignment) % alignment
 	step := &[3]uint32{1, 1, 1}
-	status := call(d.extra.tensorMapEncodeTiled, uintptr(unsafe.Pointer(&memory[place])), C.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, m.Address,
+	elements := uintptr(C.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16)
+	if m.ElementBytes == 1 {
+		elements = C.CU_TENSOR_MAP_DATA_TYPE_UINT8
+	}
+	status := call(d.extra.tensorMapEncodeTiled, uintptr(unsafe.Pointer(&memory[place])), elements, 3, m.Address,
 		uintptr(unsafe.Pointer(&m.Size)), uintptr(unsafe.Pointer(&m.StrideBytes)), uintptr(unsafe.Pointer(&m.Box)), uintptr(unsafe.Pointer(step)),
 		C.CU_TENSOR_MAP_INTERLEAVE_NONE, C.CU_TENSOR_MAP_SWIZZLE_128B, C.CU_TENSOR_MAP_L2_PROMOTION_L2_128B, C.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
 	if status != 0 {

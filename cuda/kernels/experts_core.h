@@ -4,10 +4,11 @@
  *   X, depth                 the elements, and the steps of the depth of a tile
  *   chunk, place, step       how a tile lies: elements of a chunk, where one begins, the
  *                            distance of its elements
+ *   Scales                   what is fetched with a tile besides the operands, here nothing
  *   multiply(a, b)           result += a b^T
  *   spill(half, to)          writes rows 64 half to 64 half + 63 into lines of slice_columns
  *
- * A faster core for newer devices goes beside these two. */
+ * experts_scaled.h has one for float8_e4m3fn. */
 #ifndef GMOE_EXPERTS_CORE_H_
 #define GMOE_EXPERTS_CORE_H_
 
@@ -20,10 +21,50 @@ enum {
   SLICE_COLUMNS = EXPERTS_TILE_SIDE + 8 /* of a line: 8 more let the threads of a warp write to different banks */
 };
 
-/* bfloat16 with float32 sums. Warp w has rows 16 (w/2) to +15 of each half and columns 64 (w%2)
- * to +63. */
-struct TensorCore {
+struct Unscaled {
+  template <class... Of>
+  __device__ __forceinline__ explicit Unscaled(const Of &...) {}
+  __device__ __forceinline__ void fetch(int32_t) const {}
+  template <bool a_along, bool b_along, class Core>
+  __device__ __forceinline__ void multiply(Core &core, const typename Core::X *a, const typename Core::X *b,
+                                           int32_t) const {
+    core.template multiply<a_along, b_along>(a, b);
+  }
+};
+
+/* The sums of a block's warps on the tensor core. Warp w has rows 16 (w/2) to +15 of each half and columns
+ * 64 (w%2) to +63. */
+struct TensorSums {
+  float sums[2][8][4] = {}; /* half, 8 columns, element of a fragment */
+
+  __device__ __forceinline__ void spill(int half, float *to) const {
+    if (half == 0) {
+      spill_half<0>(to);
+    } else {
+      spill_half<1>(to);
+    }
+  }
+
+ private:
+  template <int half>
+  __device__ __forceinline__ void spill_half(float *to) const {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int columns = 0; columns < 8; columns++) {
+#pragma unroll
+      for (int lower = 0; lower < 2; lower++) {
+        int row = warp / 2 * 16 + lower * 8 + lane / 4, column = warp % 2 * 64 + columns * 8 + lane % 4 * 2;
+        const float *pair = sums[half][columns] + 2 * lower;
+        *reinterpret_cast<float2 *>(to + row * SLICE_COLUMNS + column) = make_float2(pair[0], pair[1]);
+      }
+    }
+  }
+};
+
+/* bfloat16 with float32 sums. */
+struct TensorCore : TensorSums {
   using X = __nv_bfloat16;
+  using Scales = Unscaled;
   static constexpr int depth = 32;
   template <bool along>
   static constexpr int chunk = 8;
@@ -40,8 +81,6 @@ struct TensorCore {
   __host__ __device__ static int place(int line, int position) {
     return line * line_elements<along> + position;
   }
-
-  float sums[2][8][4] = {}; /* half, 8 columns, element of a fragment */
 
   template <bool a_along, bool b_along>
   __device__ __forceinline__ void multiply(const X *a, const X *b) {
@@ -76,34 +115,12 @@ struct TensorCore {
       }
     }
   }
-
-  __device__ __forceinline__ void spill(int half, float *to) const {
-    if (half == 0) {
-      spill_half<0>(to);
-    } else {
-      spill_half<1>(to);
-    }
-  }
-
- private:
-  template <int half>
-  __device__ __forceinline__ void spill_half(float *to) const {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-    for (int columns = 0; columns < 8; columns++) {
-#pragma unroll
-      for (int lower = 0; lower < 2; lower++) {
-        int row = warp / 2 * 16 + lower * 8 + lane / 4, column = warp % 2 * 64 + columns * 8 + lane % 4 * 2;
-        const float *pair = sums[half][columns] + 2 * lower;
-        *reinterpret_cast<float2 *>(to + row * SLICE_COLUMNS + column) = make_float2(pair[0], pair[1]);
-      }
-    }
-  }
 };
 
 /* float32. Thread t has rows 4 (t/16) to +3 of each half, and columns 4 (t%16) to +3 of each. */
 struct FmaCore {
   using X = float;
+  using Scales = Unscaled;
   static constexpr int depth = 8;
   /* Elements along the depth are scattered, so that either direction gives [depth][side]. */
   template <bool along>

@@ -15,6 +15,7 @@
 #include "experts_decode_params.h"
 #include "experts_element.h"
 #include "experts_schedule.h"
+#include "float8.h"
 
 namespace experts {
 
@@ -99,6 +100,74 @@ struct DecodeCore<float, eights> {
   }
 };
 
+/* Products in float16, as those of the tiles (experts_scaled.h). What a warp multiplies in a stage is one block of the
+ * depth; close() ends it. */
+template <int eights>
+struct DecodeCore<Float8, eights> {
+  static constexpr int unroll = 1;
+  DecodeSums<eights> sums = {}, part = {};
+
+  template <class Tokens>
+  __device__ __forceinline__ void multiply(const uint4 &upper, const uint4 &lower, const Tokens &tokens) {
+    const uint32_t rows[4][2] = {{upper.x, lower.x}, {upper.y, lower.y}, {upper.z, lower.z}, {upper.w, lower.w}};
+    uint32_t weights[4][4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float8::unpack(rows[i][0], weights[i][0], weights[i][2]);
+      float8::unpack(rows[i][1], weights[i][1], weights[i][3]);
+    }
+#pragma unroll
+    for (int n = 0; n < eights; n++) {
+      uint4 token = tokens(8 * n + threadIdx.x % 32 / 4);
+      const uint32_t words[4] = {token.x, token.y, token.z, token.w};
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        uint32_t columns[2];
+        float8::unpack(words[i], columns[0], columns[1]);
+        mma_f16(part[n], weights[i], columns);
+      }
+    }
+  }
+  /* The scales of this thread's two rows, and of all tokens. */
+  __device__ __forceinline__ void close(const float (&rows)[2], const float *tokens) {
+#pragma unroll
+    for (int n = 0; n < eights; n++) {
+      float2 pair = *reinterpret_cast<const float2 *>(tokens + 8 * n + threadIdx.x % 4 * 2);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        sums[n][i] = fmaf(part[n][i], rows[i / 2] * (i % 2 == 0 ? pair.x : pair.y), sums[n][i]);
+        part[n][i] = 0.0f;
+      }
+    }
+  }
+  __device__ __forceinline__ void finish(DecodeSums<eights> &result) const {
+#pragma unroll
+    for (int n = 0; n < eights; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) result[n][i] = sums[n][i];
+    }
+  }
+};
+
+/* The scales of float8_e4m3fn, and of other elements none. */
+struct DecodeUnscaled {};
+
+struct DecodeScales {
+  const float *rows[2]; /* of this thread's rows of the weight, at depth 0; null for those that are none */
+  int64_t stride;       /* from one block of the depth to the next */
+  const float *token;   /* of token threadIdx.x % the tokens of a stage, likewise */
+  const float *any;     /* an address that can be read from */
+
+  __device__ __forceinline__ float row(int i, int32_t block) const {
+    return rows[i] != nullptr ? rows[i][block * stride] : 0.0f;
+  }
+};
+
+/* The tokens' scales, for each stage of the ring; of a depth that is cut, those of one half behind the other. */
+struct DecodeTokenScales {
+  alignas(16) float of[4][64];
+};
+
 /* Where the 16-byte chunk of a token's line is: the halves of every other line are exchanged, so that the
  * eight threads that are served at once read from different banks. */
 __host__ __device__ inline int decode_token_place(int token, int chunk, int line_bytes) {
@@ -136,14 +205,16 @@ __device__ __forceinline__ void decode_copy(void *to, const X *line, int32_t k, 
  * row `group` + 8 i of this warp's from depth k on; or, of weights that lie across the depth, of the unit's
  * rows 8 i to 8 i + 7 at depth k. copy_tokens(to, n, k) copies those of token n from depth k on. All threads of the
  * block come, and find the result when they return. */
-template <class X, int eights, int cut, bool along, class Weights, class Tokens>
+template <class X, int eights, int cut, bool along, class Weights, class Tokens, class Scales>
 __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const Weights &copy_weights,
-                                               const Tokens &copy_tokens) {
+                                               const Tokens &copy_tokens, [[maybe_unused]] const Scales &scales) {
+  constexpr bool scaled = sizeof(X) == 1;
   constexpr int line_bytes = DECODE_LINE_BYTES * cut, line = line_bytes / sizeof(X), chunk = 16 / sizeof(X);
   constexpr int token_bytes = 8 * eights * line_bytes, stage_bytes = DECODE_WEIGHT_BYTES + token_bytes;
   constexpr int stages = DECODE_RING_BYTES / stage_bytes < 4 ? DECODE_RING_BYTES / stage_bytes : 4;
   static_assert(stages >= 3, "copies overlap with products");
   static_assert(along || sizeof(X) == 2, "load_matrix moves elements of 16 bits");
+  static_assert(!scaled || (line == cut * float8::BLOCK && stages <= 4 && 8 * eights * cut <= 64), "a block a stage");
   constexpr int weight_eights = DECODE_SIDE / cut / 8;
   unsigned char *ring = dynamic_shared_memory<unsigned char>();
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pair = lane % 4, half = warp / (DECODE_WARPS / cut);
@@ -177,14 +248,33 @@ __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const
         int token = n / chunks, place = n % chunks;
         copy_tokens(tokens + decode_token_place(token, place, line_bytes), token, first + place * chunk);
       }
+      if constexpr (scaled) {
+        int32_t k = first + static_cast<int>(threadIdx.x) / (8 * eights) * float8::BLOCK;
+        if (threadIdx.x < 8 * eights * cut) {
+          bool there = scales.token != nullptr && k < end;
+          copy_async_4(&shared_memory<DecodeTokenScales>().of[stage][threadIdx.x],
+                       there ? scales.token + k / float8::BLOCK : scales.any, there ? 4 : 0);
+        }
+      }
     }
     copy_async_commit();
   };
   DecodeCore<X, eights> core;
 #pragma unroll 1
   for (int32_t step = 0; step < stages - 1; step++) fetch(step);
+  [[maybe_unused]] float next[2] = {}; /* scales of this thread's rows: asked for a step ahead */
+  [[maybe_unused]] auto ask = [&](int32_t step) {
+    int32_t k = begin + step * line + half * float8::BLOCK;
+    if constexpr (scaled) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) next[i] = k < end ? scales.row(i, k / float8::BLOCK) : 0.0f;
+    }
+  };
+  ask(0);
 #pragma unroll 1
   for (int32_t step = 0; step < steps; step++) {
+    [[maybe_unused]] const float rows[2] = {next[0], next[1]};
+    ask(step + 1);
     copy_async_wait<stages - 2>();
     __syncthreads(); /* this stage's tokens are there, and the stage before it has been multiplied */
     fetch(step + stages - 1);
@@ -213,6 +303,9 @@ __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const
         core.multiply(fragments[0], fragments[1], of_token);
       }
     }
+    if constexpr (scaled) {
+      core.close(rows, shared_memory<DecodeTokenScales>().of[step % stages] + half * 8 * eights);
+    }
   }
   copy_async_wait<0>();
   __syncthreads();
@@ -231,21 +324,27 @@ __device__ __forceinline__ void decode_product(int32_t begin, int32_t end, const
   __syncthreads();
 }
 
-/* The same for as many eights of tokens as there are. */
+/* The same for as many eights of tokens as there are. scales_of(n): the scales, with those of the token of this
+ * thread's where a stage has so many. */
+template <class X, int cut, int most, bool along = true, class Weights, class Tokens, class ScalesOf>
+__device__ __forceinline__ void decode_product(int32_t count, int32_t begin, int32_t end, const Weights &weights,
+                                               const Tokens &tokens, const ScalesOf &scales_of) {
+  if (count <= 8) {
+    decode_product<X, 1, cut, along>(begin, end, weights, tokens, scales_of(8));
+  } else if (count <= 16) {
+    decode_product<X, 2, cut, along>(begin, end, weights, tokens, scales_of(16));
+  } else if constexpr (most > 16) {
+    if (count <= 32) {
+      decode_product<X, 4, cut, along>(begin, end, weights, tokens, scales_of(32));
+    } else if constexpr (most > 32) {
+      decode_product<X, 8, cut, along>(begin, end, weights, tokens, scales_of(64));
+    }
+  }
+}
 template <class X, int cut, int most, bool along = true, class Weights, class Tokens>
 __device__ __forceinline__ void decode_product(int32_t count, int32_t begin, int32_t end, const Weights &weights,
                                                const Tokens &tokens) {
-  if (count <= 8) {
-    decode_product<X, 1, cut, along>(begin, end, weights, tokens);
-  } else if (count <= 16) {
-    decode_product<X, 2, cut, along>(begin, end, weights, tokens);
-  } else if constexpr (most > 16) {
-    if (count <= 32) {
-      decode_product<X, 4, cut, along>(begin, end, weights, tokens);
-    } else if constexpr (most > 32) {
-      decode_product<X, 8, cut, along>(begin, end, weights, tokens);
-    }
-  }
+  decode_product<X, cut, most, along>(count, begin, end, weights, tokens, [](int) { return DecodeUnscaled(); });
 }
 
 /* --- the plan --- */
@@ -253,7 +352,11 @@ __device__ __forceinline__ void decode_product(int32_t count, int32_t begin, int
 /* Rows of one expert that are multiplied at once. An expert with more has several groups, which
  * blocks take one after the other, so that its weights come from the L2 cache the second time. */
 template <class X, int cut>
-constexpr int decode_group_rows = sizeof(X) == 2 ? 64 / cut : 16;
+constexpr int decode_group_rows = sizeof(X) == 4 ? 16 : 64 / cut;
+
+/* The same of the first product, which in float8_e4m3fn has no registers for more. */
+template <class X, int cut>
+constexpr int decode_gate_up_rows = sizeof(X) == 1 ? 32 : decode_group_rows<X, cut>;
 
 /* What a block knows of the routing. */
 struct DecodeRouting {

@@ -35,6 +35,8 @@ typedef struct {
   ExpertsMatrix bias; /* [E, Z] or none */
   ExpertsMatrix h; /* [rows, I] */
   int32_t depth, reserved;
+  ExpertsMatrix x_scale; /* of float8_e4m3fn: [T, ceil(H / 128)] float, column 1 */
+  ExpertsStack weights_scale; /* [E, ceil(Z / 128), ceil(H / 128)] float */
 } DecodeGateUpParams;
 
 /* output[t] = the sum in slot order of w (h down_proj^T + bias). The depth is cut into parts, whose sums are
@@ -50,6 +52,8 @@ typedef struct {
   int32_t columns, depth; /* H, I */
   int32_t parts;
   int32_t part; /* elements of the depth in one */
+  ExpertsMatrix h_scale; /* of float8_e4m3fn: [rows, ceil(I / 128)] float, column 1 */
+  ExpertsStack weights_scale; /* [E, ceil(H / 128), ceil(I / 128)] float */
 } DecodeDownParams;
 
 #endif

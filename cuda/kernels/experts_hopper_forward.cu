@@ -1,6 +1,6 @@
 /* The products of the forward pass on Hopper; see experts_forward.cu for what they are. */
 #include "experts_activation.h"
-#include "experts_hopper.h"
+#include "experts_hopper_project.h"
 
 using namespace experts;
 
@@ -59,27 +59,7 @@ __device__ __forceinline__ void project(const HopperProjectParams &maps) {
   hopper_product<Tile, false, along>(
       p.product, maps.rows_map, maps.weights_map,
       [&](int32_t expert, int32_t first_row, int32_t end_row, int32_t block, const float (&sums)[Tile::sums]) {
-        HopperLane lane;
-        int32_t end = p.product.columns;
-        const X *bias = p.bias.data != nullptr ? address<X>(p.bias, expert, 0) : nullptr;
-#pragma unroll
-        for (int lower = 0; lower < 2; lower++) {
-          int32_t row = first_row + lane.row + 8 * lower;
-          X *line = row < end_row ? address<X>(p.output, row, 0) : nullptr;
-#pragma unroll
-          for (int first = 0; first < Tile::block; first += 32) {
-            uint32_t values[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-              const float *y = sums + first / 2 + 4 * i + 2 * lower;
-              float v[2] = {y[0], y[1]};
-              int32_t column = block * Tile::block + first + 8 * i + 2 * lane.pair;
-              if (bias != nullptr && column < end) v[0] += to_float(bias[column]), v[1] += to_float(bias[column + 1]);
-              values[i] = pack(v[0], v[1]);
-            }
-            store_pairs(line, block * Tile::block + first, end, values);
-          }
-        }
+        write_block<X>(p, expert, first_row, end_row, block, sums);
       });
 }
 

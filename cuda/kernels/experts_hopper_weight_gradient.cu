@@ -41,27 +41,27 @@ __device__ __forceinline__ void copy_line(unsigned char *to, int line, int chunk
 
 template <class Tile>
 __device__ __forceinline__ void produce(const HopperRing<Tile, 1> &ring, const ExpertsWeightGradientParams &p) {
-  constexpr int at_once = HOPPER_GROUP / hopper::LINE_CHUNKS, turns = HOPPER_DEPTH / at_once;
+  constexpr int at_once = HOPPER_GROUP / hopper::LINE_CHUNKS, turns = Tile::depth / at_once;
   HopperCursor at;
   HopperCopies<Tile, 1> copies;
   int chunk = threadIdx.x % hopper::LINE_CHUNKS;
 #pragma unroll 1
   for (int64_t t = blockIdx.x; t < gradient_tiles(p); t += gridDim.x) {
     GradientTile tile(p, t, Tile::columns);
-    int32_t stages = hopper_stages(tile.rows);
+    int32_t stages = Tile::stages_of(tile.rows);
 #pragma unroll 1
     for (int32_t step = 0; step < stages; step++) {
       int32_t tokens[turns]; /* asked for before the wait */
 #pragma unroll
       for (int i = 0; i < turns; i++) {
-        int32_t row = step * HOPPER_DEPTH + threadIdx.x / hopper::LINE_CHUNKS + i * at_once;
+        int32_t row = step * Tile::depth + threadIdx.x / hopper::LINE_CHUNKS + i * at_once;
         tokens[i] = row < tile.rows ? p.row_pair[tile.first_row + row] / p.slots : -1;
       }
       hopper::barrier_wait(ring.empty(at.stage), at.parity ^ 1);
 #pragma unroll
       for (int i = 0; i < turns; i++) {
         int line = threadIdx.x / hopper::LINE_CHUNKS + i * at_once;
-        int32_t row = tile.first_row + step * HOPPER_DEPTH + line;
+        int32_t row = tile.first_row + step * Tile::depth + line;
         bool there = tokens[i] >= 0;
         const X *a = there ? address<X>(p.a, p.a_of_tokens ? tokens[i] : row, 0) : nullptr;
         const X *b = there ? address<X>(p.b, p.b_of_tokens ? tokens[i] : row, 0) : nullptr;
@@ -113,7 +113,7 @@ __device__ __forceinline__ void weight_gradient(const ExpertsWeightGradientParam
 #pragma unroll 1
   for (int64_t t = blockIdx.x; t < gradient_tiles(p); t += gridDim.x) {
     GradientTile tile(p, t, Tile::columns);
-    int32_t stages = hopper_stages(tile.rows);
+    int32_t stages = Tile::stages_of(tile.rows);
     if (Tile::ping_pong && others++ % 2 != 0) {
       at.skip<Tile::stages>(stages);
       continue;

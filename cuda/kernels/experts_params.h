@@ -44,6 +44,8 @@ typedef struct {
   int32_t group;          /* on Hopper: row tiles that are visited for a column before the next; */
   int32_t backwards;      /* and from the last tile to the first */
   int32_t reserved;
+  ExpertsMatrix rows_scale;    /* of float8_e4m3fn: [rows or tokens, ceil(depth / 128)] float; column 1 */
+  ExpertsStack weights_scale;  /* [E, ceil(columns / 128), ceil(depth / 128)] float */
 } ExpertsProduct;
 
 /* z = x gate_up_proj^T + bias and h = act(z). */

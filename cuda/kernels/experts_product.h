@@ -23,7 +23,8 @@ union ProductMemory {
 /* Sums a b^T over the depth and calls epilogue(row, columns) for the first rows of the result, each
  * by a whole warp. */
 template <class Core, class A, class B, class Epilogue>
-__device__ __forceinline__ void product(const A &a, const B &b, int32_t depth, int32_t rows, const Epilogue &epilogue) {
+__device__ __forceinline__ void product(const A &a, const B &b, const typename Core::Scales &scales, int32_t depth,
+                                        int32_t rows, const Epilogue &epilogue) {
   auto &memory = shared_memory<ProductMemory<Core, A::along, B::along>>();
   Core core;
   int32_t steps = (depth + Core::depth - 1) / Core::depth;
@@ -31,6 +32,7 @@ __device__ __forceinline__ void product(const A &a, const B &b, int32_t depth, i
     if (step < steps) {
       a.fetch(memory.tiles.a[step % 2], step * Core::depth);
       b.fetch(memory.tiles.b[step % 2], step * Core::depth);
+      scales.fetch(step);
     }
     copy_async_commit();
   };
@@ -40,7 +42,7 @@ __device__ __forceinline__ void product(const A &a, const B &b, int32_t depth, i
     fetch(step + 1);
     copy_async_wait<1>();
     __syncthreads();
-    core.template multiply<A::along, B::along>(memory.tiles.a[step % 2], memory.tiles.b[step % 2]);
+    scales.template multiply<A::along, B::along>(core, memory.tiles.a[step % 2], memory.tiles.b[step % 2], step);
     __syncthreads();
   }
 #pragma unroll 1
@@ -99,7 +101,8 @@ __device__ __forceinline__ void multiply_rows(const ExpertsProduct &p, const Epi
       return address<X>(p.rows, p.row_pair != nullptr ? p.row_pair[line] / p.slots : line, 0);
     });
     auto b = weight_operand<Core>(p, tile.expert, place.column, static_cast<Weights<Core> *>(nullptr));
-    product<Core>(a, b, p.depth, rows,
+    typename Core::Scales scales(p, tile, place.column);
+    product<Core>(a, b, scales, p.depth, rows,
                   [&](int row, const float *columns) { epilogue(tile, place.column, tile.first + row, columns); });
   }
 }

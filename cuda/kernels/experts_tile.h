@@ -37,18 +37,28 @@ __device__ __forceinline__ void copy_chunk(typename Core::X *tile, int line, int
   using X = typename Core::X;
   constexpr int chunk = Core::template chunk<along>;
   X *to = tile + Core::template place<along>(line, position);
-  if (chunk * sizeof(X) == 16 && vector) {
+  constexpr int step = Core::template step<along>;
+  if (chunk * sizeof(X) == 16 && vector && step == 1) {
     copy_async(to, from, static_cast<uint32_t>(count < 0 ? 0 : count < chunk ? count : chunk) * sizeof(X));
     return;
   }
+  if constexpr (sizeof(X) == 1 && step != 1) { /* read at once, and scattered */
+    if (vector && count >= chunk) {
+      uint4 read = *reinterpret_cast<const uint4 *>(from);
+      uint32_t words[4] = {read.x, read.y, read.z, read.w};
+#pragma unroll
+      for (int i = 0; i < chunk; i++) to[i * step].bits = static_cast<uint8_t>(words[i / 4] >> 8 * (i % 4));
+      return;
+    }
+  }
 #pragma unroll
   for (int i = 0; i < chunk; i++) {
-    X *element = to + i * Core::template step<along>;
+    X *element = to + i * step;
     const X *source = from + (i < count ? i * stride : 0);
     if (sizeof(X) == 4) {
       copy_async_4(element, source, i < count ? 4 : 0);
     } else {
-      *element = i < count ? *source : from_float<X>(0.0f);
+      *element = i < count ? *source : X{};
     }
   }
 }

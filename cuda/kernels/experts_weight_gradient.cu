@@ -41,7 +41,7 @@ __device__ __forceinline__ void weight_gradient(const ExpertsWeightGradientParam
         static_cast<X *>(p.gradient.data) + expert * p.gradient.expert + m * p.gradient.row + n * p.gradient.column;
     int32_t m_left = min(p.m - m, static_cast<int32_t>(EXPERTS_TILE_SIDE));
     int32_t n_left = min(p.n - n, static_cast<int32_t>(EXPERTS_TILE_SIDE));
-    product<Core>(a, b, rows, m_left, [&](int row, const float *columns) {
+    product<Core>(a, b, Unscaled(), rows, m_left, [&](int row, const float *columns) {
       for (int32_t i = threadIdx.x % 32; i < n_left; i += 32) {
         gradient[row * p.gradient.row + i * p.gradient.column] = from_float<X>(columns[i]);
       }

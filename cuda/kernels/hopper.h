@@ -22,7 +22,7 @@ __host__ __device__ inline int chunk_place(int line, int chunk) {
 }
 
 /* The address of an operand (PTX ISA, matrix descriptor), by its place in shared memory:
- * along the depth, a line is one row or column with 64 elements of the depth, and the stride
+ * along the depth, a line is one row or column with 128 bytes of the depth, and the stride
  * is from 8 lines to the next 8; the leading offset means nothing. Across it, a line is one step of the
  * depth with 64 rows or columns; the stride is from 8 steps to the next 8, and the leading offset from
  * 64 rows or columns to the next 64, which are a group of 64 lines. */
@@ -32,7 +32,7 @@ __host__ __device__ inline uint64_t operand(uint32_t place, bool along) {
   return (place & 0x3ffff) >> 4 | leading << 16 | stride << 32 | swizzle_128 << 62;
 }
 
-/* From 16 elements of the depth to the next 16, in bytes. */
+/* From one product's 32 bytes of the depth to the next, which of bfloat16 are 16 elements. */
 __host__ __device__ constexpr uint32_t operand_step(bool along) { return along ? 32 : 2 * SWIZZLE_BYTES; }
 
 }  // namespace hopper
@@ -208,6 +208,17 @@ __device__ __forceinline__ void multiply([[maybe_unused]] float (&d)[64], [[mayb
   GMOE_HOPPER_ASM("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" GMOE_NAMES_32_0 "," GMOE_NAMES_32_1
                   "}, %64, %65, 1, 1, 1, %66, %67;" : GMOE_SUMS_32(d, 0),
                   GMOE_SUMS_32(d, 32) : "l"(a), "l"(b), "n"(!a_along), "n"(!b_along));
+}
+
+/* The same in float8_e4m3fn, of 32 elements of the depth; without `add`, d is replaced. Both operands lie along it.
+ * Hopper keeps fewer bits of such sums than float32 has: they are to be short. */
+__device__ __forceinline__ void multiply_e4m3([[maybe_unused]] float (&d)[64], [[maybe_unused]] uint64_t a,
+                                              [[maybe_unused]] uint64_t b, [[maybe_unused]] bool add) {
+  GMOE_HOPPER_ASM(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" GMOE_NAMES_32_0 "," GMOE_NAMES_32_1
+      "}, %64, %65, p, 1, 1;\n}" : GMOE_SUMS_32(d, 0),
+      GMOE_SUMS_32(d, 32) : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
 }  // namespace hopper

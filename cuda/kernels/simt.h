@@ -8,7 +8,8 @@
  *   GMOE_CLUSTER_KERNEL(name, Params, threads, blocks) the same in clusters of blocks, on Hopper
  *   shared_memory<T>()          one T for the block; a second call with the same T gives the same T
  *   dynamic_shared_memory<T>()  the bytes that the launch asked for
- *   mma_bf16, load_matrix, copy_async                  the tensor core and what feeds it
+ *   mma_bf16, mma_f16, load_matrix, copy_async         the tensor core and what feeds it
+ *   multiply_halves                                    two products of float16
  */
 #ifndef GMOE_SIMT_H_
 #define GMOE_SIMT_H_
@@ -54,6 +55,20 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* The same for float16. */
+__device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* The products of two float16 in each of these, rounded to float16. */
+__device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
+  uint32_t product;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  return product;
 }
 
 /* Four 8x8 matrices of 16-bit elements from shared memory: lane 8 i + j gives the

@@ -1,6 +1,7 @@
 /* The plain functions of the experts' kernels, for tests to call. */
 #include "../kernels/experts_activation.h"
 #include "../kernels/experts_core.h"
+#include "../kernels/experts_scaled.h"
 #include "../kernels/experts_tile.h"
 
 using namespace experts;
@@ -49,12 +50,25 @@ EXPORT void host_activate(const ExpertsActivation *a, const float *gate_and_up, 
   result[0] = h.value, result[1] = h.by_gate, result[2] = h.by_up;
 }
 
-/* Returns the elements of a tile in memory. */
-EXPORT int32_t host_count_copies(int32_t bf16, int32_t along, int32_t *elements, int32_t *places) {
-  if (bf16 && along) count_copies<TensorCore, true>(elements, places);
-  if (bf16 && !along) count_copies<TensorCore, false>(elements, places);
-  if (!bf16 && along) count_copies<FmaCore, true>(elements, places);
-  if (!bf16 && !along) count_copies<FmaCore, false>(elements, places);
-  if (bf16) return along ? TensorCore::elements<true> : TensorCore::elements<false>;
-  return FmaCore::elements<true>;
+/* Returns the elements of a tile in memory, of the core for elements of so many bytes. */
+EXPORT int32_t host_count_copies(int32_t bytes, int32_t along, int32_t *elements, int32_t *places) {
+  auto count = [&]<class Core>(Core *) {
+    if (along) {
+      count_copies<Core, true>(elements, places);
+      return Core::template elements<true>;
+    }
+    count_copies<Core, false>(elements, places);
+    return Core::template elements<false>;
+  };
+  return bytes == 1   ? count(static_cast<ScaledCore *>(nullptr))
+         : bytes == 2 ? count(static_cast<TensorCore *>(nullptr))
+                      : count(static_cast<FmaCore *>(nullptr));
+}
+
+EXPORT uint32_t host_float8_pack(const float *four) { return float8::pack(four[0], four[1], four[2], four[3]); }
+
+EXPORT void host_float8_unpack(uint32_t four, float *numbers) {
+  uint32_t halves[2];
+  float8::unpack(four, halves[0], halves[1]);
+  for (int i = 0; i < 4; i++) numbers[i] = emulator::f16_of(static_cast<uint16_t>(halves[i / 2] >> 16 * (i % 2)));
 }

@@ -48,16 +48,23 @@ func (l Layer) GateUpTiles(cut int) int {
 // stage is how many elements of the depth a stage brings of each row.
 func (l Layer) stage(cut int) int { return 128 * cut / l.ElementBytes }
 
-// groupRows is the rows of an expert that are multiplied at once.
+// groupRows is the rows of an expert that are multiplied at once, and gateUpRows those in the first product.
 func (l Layer) groupRows(cut int) int {
-	if l.ElementBytes == 2 {
-		return 64 / cut
+	if l.ElementBytes == 4 {
+		return 16
 	}
-	return 16
+	return 64 / cut
 }
 
-// groups bounds how many groups of rows any routing makes.
-func (l Layer) groups(cut int) int { return l.Active() + l.Tokens*l.Slots/l.groupRows(cut) }
+func (l Layer) gateUpRows(cut int) int {
+	if l.ElementBytes == 1 {
+		return 32
+	}
+	return l.groupRows(cut)
+}
+
+// groups bounds how many groups of so many rows any routing makes.
+func (l Layer) groups(rows int) int { return l.Active() + l.Tokens*l.Slots/rows }
 
 // Schedule cuts the work for so many multiprocessors.
 func (l Layer) Schedule(multiProcessors int) Schedule {
@@ -68,8 +75,8 @@ func (l Layer) Schedule(multiProcessors int) Schedule {
 		s.Cut = 2
 	}
 	s.Parts, s.Part = parts(l.Active()*l.ColumnTiles(), l.Intermediate, l.stage(1), blocks)
-	s.GateUpUnits = l.groups(s.Cut) * l.GateUpTiles(s.Cut)
-	s.DownUnits = l.groups(1) * l.ColumnTiles() * s.Parts
+	s.GateUpUnits = l.groups(l.gateUpRows(s.Cut)) * l.GateUpTiles(s.Cut)
+	s.DownUnits = l.groups(l.groupRows(1)) * l.ColumnTiles() * s.Parts
 	return s
 }
 

@@ -8,7 +8,7 @@ import (
 
 // Parts cover the depth in whole stages, and the bounds of the units hold for any routing.
 func TestSchedule(t *testing.T) {
-	for _, elementBytes := range []int{2, 4} {
+	for _, elementBytes := range []int{1, 2, 4} {
 		for _, l := range []Layer{
 			{Hidden: 8, Intermediate: 8, Experts: 1, Slots: 1, Tokens: 1},
 			{Hidden: 4096, Intermediate: 14336, Experts: 8, Slots: 2, Tokens: 1},
@@ -26,7 +26,9 @@ func TestSchedule(t *testing.T) {
 			rows := l.Tokens * l.Slots
 			for experts := 1; experts <= l.Active(); experts++ {
 				most := rows - (experts - 1) // as uneven as can be
-				require.LessOrEqual(t, experts-1+up(most, l.groupRows(1)), l.groups(1))
+				for _, rows := range []int{l.groupRows(1), l.gateUpRows(1), l.gateUpRows(2)} {
+					require.LessOrEqual(t, experts-1+up(most, rows), l.groups(rows))
+				}
 			}
 		}
 	}

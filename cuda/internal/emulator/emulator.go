@@ -55,7 +55,7 @@ type Library struct {
 	message  func() string
 	allocate func(bytes, align uintptr) unsafe.Pointer
 	free     func(unsafe.Pointer) int32
-	encode   func(tensorMap unsafe.Pointer, address uintptr, size *[3]uint64, stride *[2]uint64, box *[3]uint32) int32
+	encode   func(tensorMap unsafe.Pointer, dtype uint32, address uintptr, size *[3]uint64, stride *[2]uint64, box *[3]uint32) int32
 }
 
 // Open opens what [Compile] made. It stays open until the process ends.
@@ -99,11 +99,15 @@ func (l *Library) Run(name string, how Launch, params unsafe.Pointer) error {
 	return nil
 }
 
-// Encode writes the map of a bfloat16 tensor to 128 bytes, as cuTensorMapEncodeTiled does.
-func (l *Library) Encode(to unsafe.Pointer, address uintptr, size [3]uint64, stride [2]uint64, box [3]uint32) error {
+// Encode writes the map of a tensor of bfloat16, or of bytes, to 128 bytes, as cuTensorMapEncodeTiled does.
+func (l *Library) Encode(to unsafe.Pointer, elementBytes int, address uintptr, size [3]uint64, stride [2]uint64, box [3]uint32) error {
 	memory := l.Allocate(128, 64)
 	defer memory.Free()
-	if l.encode(memory.Pointer, address, &size, &stride, &box) != 0 {
+	dtype := uint32(0) // CU_TENSOR_MAP_DATA_TYPE_UINT8
+	if elementBytes == 2 {
+		dtype = 9 // and BFLOAT16
+	}
+	if l.encode(memory.Pointer, dtype, address, &size, &stride, &box) != 0 {
 		return fmt.Errorf("a map of address %#x, sizes %v, strides of %v bytes, box %v", address, size, stride, box)
 	}
 	copy(unsafe.Slice((*byte)(to), 128), unsafe.Slice((*byte)(memory.Pointer), 128))

@@ -191,7 +191,7 @@ func TestCluster(t *testing.T) {
 		out       unsafe.Pointer
 		_         [56]byte
 	}{out: out.Pointer}
-	require.NoError(t, library.Encode(unsafe.Pointer(p), uintptr(tensor.Pointer), [3]uint64{64, lines, 1}, [2]uint64{128, lines * 128}, [3]uint32{64, 8, 1}))
+	require.NoError(t, library.Encode(unsafe.Pointer(p), 2, uintptr(tensor.Pointer), [3]uint64{64, lines, 1}, [2]uint64{128, lines * 128}, [3]uint32{64, 8, 1}))
 	for seed := range uint64(4) {
 		require.NoError(t, library.Run("gmoe_test_multicast", Launch{Grid: [3]uint32{2}, Block: [3]uint32{32}, Shared: 4096, Seed: seed}, unsafe.Pointer(p)))
 		for i, v := range unsafe.Slice((*uint16)(out.Pointer), 2*lines) {

@@ -8,9 +8,11 @@ const (
 	Threads = 384 // one warpgroup fills, two multiply
 	Rows    = 128 // of a tile
 	Half    = 64  // rows that a warpgroup multiplies at a time
-	Depth   = 64  // of a stage
+	Depth   = 64  // of a stage, in bfloat16
 	Cluster = 2   // blocks that share weights in the products over rows
 	Span    = Cluster * Rows
+
+	LineBytes = 128 // of a stage's depth
 )
 
 // A product, by the name in its kernels'.
@@ -81,11 +83,20 @@ func Stages(columns int) int {
 // multiplying warpgroup, and room to begin at a multiple of 1024.
 func SharedBytes(columns int) int { return Stages(columns)*((Rows+columns)*2*Depth+16) + 16 + 1024 }
 
+// In float8_e4m3fn there is one tile, with the scales of its rows and columns in each stage.
+const (
+	ScaledColumns = Wide
+	scaleBytes    = 1024
+)
+
+// ScaledSharedBytes is [SharedBytes] of that tile.
+var ScaledSharedBytes = SharedBytes(ScaledColumns) + Stages(ScaledColumns)*scaleBytes
+
 // Group is how many spans are visited for a column of tiles before the next column. Where an expert's weights fit
 // the L2 cache they stay there while its spans pass, one after the other. Where they do not, spans share what
 // is read of them: so many that the tiles of a moment are about as many spans as columns.
-func Group(columns, depth, l2Bytes int) int {
-	if 2*columns*depth <= l2Bytes {
+func Group(weightBytes, l2Bytes int) int {
+	if weightBytes <= l2Bytes {
 		return 1
 	}
 	return 8

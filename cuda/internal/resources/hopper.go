@@ -165,8 +165,8 @@ func hopperTables(kernels []kernel) string {
 ## The experts' kernels for Hopper
 
 384 threads: a warpgroup that fills a ring of stages in shared memory and gives registers back (to 56 each, 40 with
-tiles of 192 columns), two that multiply and take them (224, or 232). Tiles of 256 columns are both
-warpgroups' together, the others one's each in turns. The products over rows run in clusters of two blocks, which share
+tiles of 192 columns), two that multiply and take them (224, or 232). Tiles of 256 columns, and those of float8_e4m3fn,
+are both warpgroups' together, the others one's each in turns. The products over rows run in clusters of two blocks, which share
 the weights. Not yet run on a GPU.
 
 | kernel | registers at launch | tile | stages | dynamic shared bytes | blocks on a multiprocessor |
@@ -176,13 +176,16 @@ the weights. Not yet run on a GPU.
 		if !strings.Contains(k.name, "_hopper_") {
 			continue
 		}
-		columns, err := strconv.Atoi(k.name[strings.LastIndex(k.name, "_")+1:])
-		if err != nil {
-			continue // of another kind
+		columns, depth, bytes := hopper.ScaledColumns, hopper.LineBytes, hopper.ScaledSharedBytes // of float8_e4m3fn
+		if !strings.Contains(k.name, "_e4m3_") {
+			n, err := strconv.Atoi(k.name[strings.LastIndex(k.name, "_")+1:])
+			if err != nil {
+				continue // of another kind
+			}
+			columns, depth, bytes = n, hopper.Depth, hopper.SharedBytes(n)
 		}
-		bytes := hopper.SharedBytes(columns)
 		blocks := k.blocks(hopper.Threads, bytes)
-		fmt.Fprintf(&b, "| %s | %d | %d x %d x %d | %d | %d | %d |\n", k.name, k.registers, hopper.Rows, columns, hopper.Depth, hopper.Stages(columns), bytes, blocks)
+		fmt.Fprintf(&b, "| %s | %d | %d x %d x %d | %d | %d | %d |\n", k.name, k.registers, hopper.Rows, columns, depth, hopper.Stages(columns), bytes, blocks)
 	}
 	fmt.Fprintf(&b, `
 What this allows at best on an H200 for the layers that `+"`make gpu`"+` measures: rows spread evenly over the

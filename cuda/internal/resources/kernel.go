@@ -95,7 +95,7 @@ func count(code, name string) (n instructions) {
 		}
 		n.all++
 		switch m[1] {
-		case "HMMA", "HGMMA":
+		case "HMMA", "HGMMA", "QGMMA":
 			n.matrix++
 		case "UTMALDG":
 			n.bulk++

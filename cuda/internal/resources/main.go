@@ -109,7 +109,7 @@ func render(kernels []kernel) []byte {
 
 Of compute capability 9.0 (sm_90a, nvcc 13.0.88): made by ` + "`make kernel-resources`" + `, compared by
 ` + "`make check-kernels`" + `. Static shared memory; what a launch asks for comes on top. Spills and local
-memory are refused, so there is no column for them. Matrix: products on the tensor cores (HMMA, HGMMA); bulk:
+memory are refused, so there is no column for them. Matrix: products on the tensor cores (HMMA, HGMMA, QGMMA); bulk:
 copies of tiles by the tensor memory accelerator (UTMALDG).
 
 | kernel | source | registers | shared bytes | instructions | matrix | bulk |

@@ -143,7 +143,7 @@ func (s shape) readBytes(reuse bool) float64 {
 			return hopper.PlainGroup, false
 		}
 		n++
-		return hopper.Group(p.columns, p.depth, l2Bytes), n%2 == 0
+		return hopper.Group(2*p.columns*p.depth, l2Bytes), n%2 == 0
 	}
 	over := func(i int, rows string, beside, written []part) {
 		group, backwards := next(products[i])

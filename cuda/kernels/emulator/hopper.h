@@ -104,20 +104,21 @@ inline void load_box_to(uint32_t mask, void *shared, const HopperMap &map, uint6
         for (uint32_t j = 0; j < m.box[1]; j++, line++) {
           for (uint32_t i = 0; i < m.box[0]; i++) {
             int64_t at[3] = {int64_t{x} + i, int64_t{y} + j, int64_t{z} + k};
-            uint16_t element = 0;
+            unsigned char element[2] = {};
             bool inside = true;
             for (int d = 0; d < 3; d++) inside = inside && at[d] >= 0 && at[d] < static_cast<int64_t>(m.size[d]);
             if (inside) {
-              std::memcpy(
-                  &element,
-                  reinterpret_cast<const char *>(m.address) + 2 * at[0] + at[1] * m.stride[0] + at[2] * m.stride[1], 2);
+              std::memcpy(element,
+                          reinterpret_cast<const char *>(m.address) + m.element_bytes * at[0] + at[1] * m.stride[0] +
+                              at[2] * m.stride[1],
+                          m.element_bytes);
             }
-            uint32_t place = line * m.box[0] * 2 + i * 2;
-            std::memcpy(to + (place ^ (place >> 7 & 7) << 4), &element, 2);
+            uint32_t place = (line * m.box[0] + i) * m.element_bytes;
+            std::memcpy(to + (place ^ (place >> 7 & 7) << 4), element, m.element_bytes);
           }
         }
       }
-      b->bytes -= static_cast<int64_t>(m.box[0]) * m.box[1] * m.box[2] * 2;
+      b->bytes -= static_cast<int64_t>(m.box[0]) * m.box[1] * m.box[2] * m.element_bytes;
       b->turn();
     });
   }
@@ -132,24 +133,42 @@ inline void load_box_for_all(void *shared, const HopperMap &map, uint64_t *barri
 }
 inline void prefetch_map(const HopperMap &) {}
 
+/* The types of a product's operands. */
+struct BFloat16 {
+  using Bits = uint16_t;
+  static float value(Bits bits) { return __bfloat162float({bits}); }
+};
+struct E4M3 {
+  using Bits = uint8_t;
+  static float value(Bits bits) {
+    int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float v = std::ldexp(static_cast<float>(exponent ? mantissa | 8 : mantissa), std::max(exponent, 1) - 10);
+    if ((bits & 0x7f) == 0x7f) v = CUDART_NAN_F;
+    return bits >> 7 ? -v : v;
+  }
+};
+template <class X>
+constexpr int product_depth = 32 / sizeof(typename X::Bits);
+
 /* An element of an operand, as PTX ISA's canonical layouts of the 128-byte swizzle have it. */
-inline float operand_element(uint64_t descriptor, bool along, int side, int depth, Line here) {
+template <class X>
+float operand_element(uint64_t descriptor, bool along, int side, int depth, Line here) {
   uint32_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4;
   uint32_t stride = (descriptor >> 32 & 0x3fff) << 4;
   if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) {
     emulator::block.fail("%s:%u: an operand that is not swizzled by 128 bytes", here.file_name(), here.line());
     emulator::block.stop();
   }
+  typename X::Bits bits;
   uint32_t place = start;
   if (along) {
-    place += side / 8 * stride + side % 8 * 128 + depth * 2;
+    place += side / 8 * stride + side % 8 * 128 + depth * sizeof bits;
   } else {
     place += side / 64 * leading + side % 64 * 2 + depth / 8 * stride + depth % 8 * 128;
   }
   place ^= (place >> 7 & 7) << 4;
-  uint16_t bits;
-  std::memcpy(&bits, static_cast<const char *>(emulator::block.dynamic_shared()) + place, 2);
-  return __bfloat162float({bits});
+  std::memcpy(&bits, static_cast<const char *>(emulator::block.dynamic_shared()) + place, sizeof bits);
+  return X::value(bits);
 }
 
 inline void products_begin(Line here = GMOE_EMULATOR_HERE) { __syncwarp(0xffffffffu, here); }
@@ -180,14 +199,18 @@ void registers_take() {
   static_assert(registers % 8 == 0 && registers >= 24 && registers <= 256);
 }
 
-/* d += a b for a warp's 16 rows: lane l has sums[i] at low[l][i], from `lows` on at high[l][i - lows]. */
-template <bool a_along, bool b_along, int columns, int lows>
-void add_product(float *const (&low)[32], float *const (&high)[32], int warp, uint64_t a, uint64_t b, Line here) {
-  static float rows[16][16], weights[16][columns], sums[16][columns];
+/* d += a b for a warp's 16 rows, or d = a b: lane l has sums[i] at low[l][i], from `lows` on at high[l][i - lows]. */
+template <class X, bool a_along, bool b_along, int columns, int lows>
+void add_product(float *const (&low)[32], float *const (&high)[32], int warp, uint64_t a, uint64_t b, bool add,
+                 Line here) {
+  constexpr int depth = product_depth<X>;
+  static float rows[16][depth], weights[depth][columns], sums[16][columns];
   auto place = [&](int lane, int i) { return i < lows ? low[lane] + i : high[lane] + (i - lows); };
-  for (int k = 0; k < 16; k++) {
-    for (int row = 0; row < 16; row++) rows[row][k] = operand_element(a, a_along, 16 * warp + row, k, here);
-    for (int column = 0; column < columns; column++) weights[k][column] = operand_element(b, b_along, column, k, here);
+  for (int k = 0; k < depth; k++) {
+    for (int row = 0; row < 16; row++) rows[row][k] = operand_element<X>(a, a_along, 16 * warp + row, k, here);
+    for (int column = 0; column < columns; column++) {
+      weights[k][column] = operand_element<X>(b, b_along, column, k, here);
+    }
   }
   auto each = [&](auto move) {
     for (int lane = 0; lane < 32; lane++) {
@@ -196,17 +219,17 @@ void add_product(float *const (&low)[32], float *const (&high)[32], int warp, ui
       }
     }
   };
-  each([](float &own, float &sum) { sum = own; });
+  each([add](float &own, float &sum) { sum = add ? own : 0.0f; });
   for (int row = 0; row < 16; row++) {
-    for (int k = 0; k < 16; k++) {
+    for (int k = 0; k < depth; k++) {
       for (int column = 0; column < columns; column++) sums[row][column] += rows[row][k] * weights[k][column];
     }
   }
   each([](float &own, float &sum) { own = sum; });
 }
 
-template <bool a_along, bool b_along, int columns, int lows>
-void later_product(float *low, float *high, uint64_t a, uint64_t b, Line here) {
+template <class X, bool a_along, bool b_along, int columns, int lows>
+void later_product(float *low, float *high, uint64_t a, uint64_t b, bool add, Line here) {
   struct Lane {
     float *low, *high;
     uint64_t a, b;
@@ -223,18 +246,21 @@ void later_product(float *low, float *high, uint64_t a, uint64_t b, Line here) {
       }
     }
     int warp = static_cast<int>(threadIdx.x % 128 / 32);
-    emulator::block.threads[emulator::block.running / 32 * 32].products.back().push_back([sums, a, b, here, warp] {
-      add_product<a_along, b_along, columns, lows>(sums.low, sums.high, warp, a, b, here);
+    emulator::block.threads[emulator::block.running / 32 * 32].products.back().push_back([sums, a, b, add, here, warp] {
+      add_product<X, a_along, b_along, columns, lows>(sums.low, sums.high, warp, a, b, add, here);
     });
   });
 }
 template <bool a_along, bool b_along, size_t sums>
 void multiply(float (&d)[sums], uint64_t a, uint64_t b, Line here = GMOE_EMULATOR_HERE) {
-  later_product<a_along, b_along, 2 * sums, sums>(d, nullptr, a, b, here);
+  later_product<BFloat16, a_along, b_along, 2 * sums, sums>(d, nullptr, a, b, true, here);
 }
 template <bool a_along, bool b_along>
 void multiply(float (&low)[64], float (&high)[64], uint64_t a, uint64_t b, Line here = GMOE_EMULATOR_HERE) {
-  later_product<a_along, b_along, 256, 64>(low, high, a, b, here);
+  later_product<BFloat16, a_along, b_along, 256, 64>(low, high, a, b, true, here);
+}
+inline void multiply_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool add, Line here = GMOE_EMULATOR_HERE) {
+  later_product<E4M3, true, true, 128, 64>(d, nullptr, a, b, add, here);
 }
 
 }  // namespace hopper

@@ -63,10 +63,10 @@ int gmoe_emulator_launch(const gmoe_emulated_kernel *kernel, const uint32_t grid
   return 0;
 }
 
-int gmoe_emulator_encode(void *map, uint64_t address, const uint64_t *size, const uint64_t *stride,
+int gmoe_emulator_encode(void *map, uint32_t type, uint64_t address, const uint64_t *size, const uint64_t *stride,
                          const uint32_t *box) {
   const uint32_t step[] = {1, 1, 1};
-  return gmoe_encode_map(map, 9, 3, address, size, stride, box, step, 0, 3, 2, 0);
+  return gmoe_encode_map(map, type, 3, address, size, stride, box, step, 0, 3, 2, 0);
 }
 
 const char *gmoe_emulator_error() { return message.c_str(); }

@@ -30,8 +30,8 @@ GMOE_EMULATOR_EXPORT int gmoe_emulator_launch(const struct gmoe_emulated_kernel 
 GMOE_EMULATOR_EXPORT const char *gmoe_emulator_error(void);
 
 /* cuTensorMapEncodeTiled for emulated kernels: tensor_map.h. */
-GMOE_EMULATOR_EXPORT int gmoe_emulator_encode(void *map, uint64_t address, const uint64_t *size, const uint64_t *stride,
-                                              const uint32_t *box);
+GMOE_EMULATOR_EXPORT int gmoe_emulator_encode(void *map, uint32_t type, uint64_t address, const uint64_t *size,
+                                              const uint64_t *stride, const uint32_t *box);
 
 /* Memory whose last byte is followed by a page that faults, as is the page before its first.
  * All bits are set (floats are NaN). Its address is a multiple of align; the bytes between its

@@ -3,6 +3,7 @@
 #define GMOE_EMULATOR_TENSOR_CORE_H_
 
 #include "bf16.h"
+#include "float16.h"
 #include "warp.h"
 
 namespace emulator {
@@ -12,13 +13,15 @@ struct Fragments {
   const uint32_t *a, *b;
 };
 
-/* The element in the low (0) or high (1) half of a register. */
-inline float half_of(uint32_t pair, int which) { return __bfloat162float({static_cast<uint16_t>(pair >> 16 * which)}); }
+/* The elements that are 16 bits of a register. */
+inline float bf16_of(uint16_t bits) { return __bfloat162float({bits}); }
 
-/* Products of bfloat16 are exact in float32. A tensor core sums them in an order and with a
+/* Products of bfloat16, and of float16, are exact in float32. A tensor core sums them in an order and with a
  * rounding that NVIDIA does not document; here it is float32, by ascending column of a. */
-inline void mma(Fragments **lanes) {
+template <float (*of)(uint16_t)>
+void mma(Fragments **lanes) {
   float a[16][16], b[16][8];
+  auto half_of = [](uint32_t pair, int which) { return of(static_cast<uint16_t>(pair >> 16 * which)); };
   for (int lane = 0; lane < 32; lane++) {
     int group = lane / 4, pair = lane % 4;
     for (int i = 0; i < 2; i++) {
@@ -69,7 +72,12 @@ inline void load(uint32_t (&r)[4], const void *row, bool transposed, Line here) 
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                      emulator::Line here = GMOE_EMULATOR_HERE) {
   emulator::Fragments mine{d, a, b};
-  emulator::collective(0xffffffffu, mine, here, emulator::mma);
+  emulator::collective(0xffffffffu, mine, here, emulator::mma<emulator::bf16_of>);
+}
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                    emulator::Line here = GMOE_EMULATOR_HERE) {
+  emulator::Fragments mine{d, a, b};
+  emulator::collective(0xffffffffu, mine, here, emulator::mma<emulator::f16_of>);
 }
 inline void load_matrix(uint32_t (&r)[4], const void *row, emulator::Line here = GMOE_EMULATOR_HERE) {
   emulator::load(r, row, false, here);

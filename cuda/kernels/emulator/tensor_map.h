@@ -10,7 +10,7 @@
 #define GMOE_MAP_RANK 3
 
 typedef struct {
-  uint32_t magic, reserved;
+  uint32_t magic, element_bytes;
   uint64_t address;
   uint64_t size[GMOE_MAP_RANK];
   uint64_t stride[GMOE_MAP_RANK - 1]; /* bytes; the first axis is dense */
@@ -24,7 +24,9 @@ static inline int gmoe_encode_map(void *map, uint32_t type, uint32_t rank, uint6
   gmoe_emulated_map m;
   uint32_t i;
   memset(&m, 0, sizeof m);
-  if ((uintptr_t)map % 64 != 0 || type != 9 /* BFLOAT16 */ || rank != GMOE_MAP_RANK || address % 16 != 0) return 1;
+  m.element_bytes = type == 0 /* UINT8 */ ? 1 : 2;
+  if (m.element_bytes == 2 && type != 9 /* BFLOAT16 */) return 1;
+  if ((uintptr_t)map % 64 != 0 || rank != GMOE_MAP_RANK || address % 16 != 0) return 1;
   if (interleave != 0 || swizzle != 3 /* 128 bytes */ || promotion > 3 || fill != 0) return 1;
   for (i = 0; i < rank; i++) {
     if (size[i] == 0 || size[i] > (uint64_t)1 << 32 || box[i] == 0 || box[i] > 256 || step[i] != 1) return 1;
@@ -35,7 +37,7 @@ static inline int gmoe_encode_map(void *map, uint32_t type, uint32_t rank, uint6
     if (stride[i] % 16 != 0 || stride[i] >= (uint64_t)1 << 40) return 1;
     m.stride[i] = stride[i];
   }
-  if (box[0] * 2 % 16 != 0 || box[0] * 2 > 128) return 1;
+  if (box[0] * m.element_bytes % 16 != 0 || box[0] * m.element_bytes > 128) return 1;
   m.magic = GMOE_EMULATED_MAP;
   m.address = address;
   memset(map, 0, 128);

@@ -268,6 +268,46 @@ def check_experts_inference() -> str:
     return "agree"
 
 
+def on_device(function: _call.Function, options: Any, tensors: Sequence[Any]) -> list[Any]:
+    """Runs a function on copies of these arrays; what they hold then."""
+    there = [Array(value) if isinstance(value, np.ndarray) else None for value in tensors]
+    function(engine(_abi.CUDA, 0, 0), options, tuple(there), view_of, queue_of(0))
+    results = [None if array is None else array.get() for array in there]
+    for memory in (*(array.memory for array in there if array is not None), *lent):
+        memory.free()
+    lent.clear()
+    return results
+
+
+def quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A weight in float8_e4m3fn and its scales, from the device; the CPU's must be the same."""
+    experts, rows, columns = weight.shape
+    scales = np.full((experts, -(-rows // 128), -(-columns // 128)), -1, np.float32)
+    _, q, s = on_device(_call.experts_quantize, None, (weight, np.zeros(weight.shape, np.uint8), scales))
+    want, want_scales = _numpy_ops.quantize(weight)
+    assert np.array_equal(q, want) and np.array_equal(s, want_scales)
+    return q, s
+
+
+def check_experts_e4m3() -> str:
+    """Weights in float8_e4m3fn: few tokens, tiles of odd sizes, and where they suit the kernels for Hopper."""
+    struct = experts_struct(*experts_scalars("silu", True, False, 1.702, 7.0))
+    for dtype in (F32, BF16):
+        for tokens, hidden, intermediate in ((0, 16, 16), (5, 144, 32), (70, 67, 133), (70, 128, 256)):
+            g = np.random.default_rng(5)
+            x, index = random(g, dtype, tokens, hidden), g.integers(0, 4, (tokens, 2))  # 3 is absent
+            up, up_scale = quantized(random(g, dtype, 3, 2 * intermediate, hidden))
+            down, down_scale = quantized(random(g, dtype, 3, hidden, intermediate))
+            biases = random(g, dtype, 3, 2 * intermediate), random(g, dtype, 3, hidden)
+            weights = random(g, F32, tokens, 2)
+            call = [x, index, weights, up, biases[0], down, biases[1], np.full_like(x, -1), None]
+            got = on_device(_call.experts_forward, struct, [*call, up_scale, down_scale])[7]
+            want = [*map(wide, call), up_scale, down_scale]
+            _call.experts_forward(engine(_abi.CPU, 0, 1), struct, tuple(want), _numpy_ops.view_of)
+            assert difference(got, want[7]) <= TOLERANCE[BF16]
+    return "agree"
+
+
 def check_ledger() -> str:
     """The device's sums of each expert's work are those of the CPU for the same calls."""
     options = _abi.ExpertsOptions.from_buffer_copy(

@@ -63,6 +63,16 @@ def test_kernels_for_hopper(driver: Path, tmp_path: Path) -> None:
     assert "kernel gmoe_experts_hopper_gate_up_" in log.read_text()
 
 
+def test_weights_in_float8(driver: Path, tmp_path: Path) -> None:
+    portable, hopper = tmp_path / "portable", tmp_path / "hopper"
+    assert on_fake_gpu(driver, "experts_e4m3", portable, FAKE_CUDA_SEED="3") == "agree"
+    assert on_fake_gpu(driver, "experts_e4m3", hopper, GENESIS_MOE_EXPERT_KERNELS="hopper") == "agree"
+    launched = portable.read_text()
+    assert "kernel gmoe_experts_decode_gate_up_" in launched and "_e4m3_bf16" in launched
+    assert "kernel gmoe_experts_gate_up_nt_e4m3_f32" in launched and "_hopper_" not in launched
+    assert "kernel gmoe_experts_hopper_gate_up_e4m3_bf16" in hopper.read_text()
+
+
 def test_kernels_for_few_tokens_and_small_experts(driver: Path, tmp_path: Path) -> None:
     few, tiles = tmp_path / "few", tmp_path / "tiles"
     assert on_fake_gpu(driver, "experts_inference", few) == "agree"
