@@ -13,6 +13,8 @@ that fails, hangs or loses the device does not hide the others:
 ``benchmark``     each set of our kernels, transformers' and torch's grouped products, a rival in Triton and dense
                   products in turn: speed, share of the dense rate, memory, few tokens beside reading the weights,
                   routing's share
+``fp8``           experts in float8_e4m3fn, for inference, by the portable kernels and by those for Hopper: against
+                  float64, and beside bfloat16 and torch's grouped products in that type
 ``joules``        J/token of the same, of the two orders of tiles, and of layers with and without a budget
 ``ncu``           Nsight Compute's counters of each kernel, where there is one and it may read them
 ``graphs``        forward, backward and update captured in a CUDA graph and replayed

@@ -25,6 +25,7 @@ LIMITS = {
     "sanitizer": 100,
     "tests": 100,
     "benchmark": 115,
+    "fp8": 40,
     "joules": 75,
     "ncu": 55,
     "graphs": 25,
