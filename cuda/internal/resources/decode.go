@@ -48,11 +48,12 @@ func (p decodePass) seconds() float64 {
 }
 
 // decodeTimes are the seconds to read the weights of the experts that have a token, where each token draws
-// its experts anew, and those that the two launches are predicted to take.
-func decodeTimes(s shape, tokens int) (active int, read, predicted float64) {
+// its experts anew, and those that the launches are predicted to take: two, and in float8_e4m3fn the two that round what
+// is multiplied.
+func decodeTimes(s shape, tokens, elementBytes int) (active int, read, predicted float64) {
 	chosen := float64(s.experts) * (1 - math.Pow(1-float64(s.topK)/float64(s.experts), float64(tokens)))
 	active = int(math.Round(chosen))
-	l := decode.Layer{Hidden: s.hidden, Intermediate: s.intermediate, Experts: s.experts, Slots: s.topK, Tokens: tokens, ElementBytes: 2, Gated: true}
+	l := decode.Layer{Hidden: s.hidden, Intermediate: s.intermediate, Experts: s.experts, Slots: s.topK, Tokens: tokens, ElementBytes: elementBytes, Gated: true}
 	schedule := l.Schedule(multiProcessors)
 	rows := (tokens*s.topK + active - 1) / active
 	eights := 1
@@ -65,7 +66,7 @@ func decodeTimes(s shape, tokens int) (active int, read, predicted float64) {
 			stages = 3
 		}
 		return decodePass{
-			units: units, bytes: float64(active) * float64(columns) * float64(depth) * 2,
+			units: units, bytes: float64(active) * float64(columns) * float64(depth) * float64(elementBytes),
 			flight: float64(stages-1) * decode.StageBytes, copies: 1 + float64(8*eights*cut)/decode.Side,
 		}
 	}
@@ -73,7 +74,11 @@ func decodeTimes(s shape, tokens int) (active int, read, predicted float64) {
 	second := pass(1, active*l.ColumnTiles()*schedule.Parts, s.hidden, s.intermediate)
 	// The parts are written and read once more.
 	parts := 8 * float64(schedule.Parts*tokens*s.topK*s.hidden) / cacheBytes
-	return active, (first.bytes + second.bytes) / copyBytes, first.seconds() + second.seconds() + parts
+	predicted = first.seconds() + second.seconds() + parts
+	if elementBytes == 1 {
+		predicted += 2 * beginSeconds
+	}
+	return active, (first.bytes + second.bytes) / copyBytes, predicted
 }
 
 // decodeTable is the prediction for few tokens.
@@ -84,18 +89,20 @@ func decodeTable() string {
 
 256 threads, %d KiB of dynamic shared memory, %d blocks on a multiprocessor; a ring of 3 or 4 stages with 16 KiB of weights
 each. Not yet run on a GPU. What this allows on an H200 in bfloat16 at %.1f TB/s, where every token draws its experts anew:
-the time to read the weights of the experts drawn, and the two launches. Assumed, not measured: %.1f microseconds from asking
+the time to read the weights of the experts drawn, and the two launches; and the same in float8_e4m3fn, with two more launches that
+round. Assumed, not measured: %.1f microseconds from asking
 for bytes to having them, %.0f TB/s from the L2 cache, %.0f microseconds for each launch to begin, sort and fill its rings.
 Predictions, not measurements.
 
-| H / I / E / k, T | experts drawn | weights, MB | reading them, us | both launches, us | above reading |
-| --- | ---: | ---: | ---: | ---: | ---: |
+| H / I / E / k, T | experts drawn | weights, MB | reading them, us | both launches, us | above reading | e4m3: reading, us | four launches, us |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 `, decode.RingBytes>>10, decode.BlocksOfProcessor, copyBytes/1e12, latencySeconds*1e6, cacheBytes/1e12, beginSeconds*1e6)
 	for _, s := range decodeShapes {
 		for _, tokens := range []int{1, 4, 16, 64} {
-			active, read, predicted := decodeTimes(s, tokens)
-			fmt.Fprintf(&b, "| %d / %d / %d / %d, %d | %d | %.0f | %.1f | %.1f | %.0f %% |\n", s.hidden, s.intermediate, s.experts, s.topK, tokens,
-				active, read*copyBytes/1e6, read*1e6, predicted*1e6, 100*(predicted/read-1))
+			active, read, predicted := decodeTimes(s, tokens, 2)
+			_, half, scaled := decodeTimes(s, tokens, 1)
+			fmt.Fprintf(&b, "| %d / %d / %d / %d, %d | %d | %.0f | %.1f | %.1f | %.0f %% | %.1f | %.1f |\n", s.hidden, s.intermediate, s.experts, s.topK, tokens,
+				active, read*copyBytes/1e6, read*1e6, predicted*1e6, 100*(predicted/read-1), half*1e6, scaled*1e6)
 		}
 	}
 	return b.String()
