@@ -90,10 +90,14 @@ static void structs(void) {
   counters.struct_size = 0;
   FAILS(gmoe_engine_counters(engine, &counters), GMOE_INVALID_ARGUMENT, "out: struct_size 0, want 64");
   l.forward.struct_size = 95;
-  FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "args: struct_size 95, want 112");
+  FAILS(gmoe_experts_forward(engine, &l.forward), GMOE_INVALID_ARGUMENT, "args: struct_size 95, want 128");
   l.forward.struct_size = 96; /* of the header before there was a workspace */
   l.forward.workspace_size = 1;
   OK(gmoe_experts_forward(engine, &l.forward));
+  l.forward.struct_size = 112; /* of the header before weights could be e4m3 */
+  l.forward.gate_up_scale = (const DLTensor *)8;
+  OK(gmoe_experts_forward(engine, &l.forward));
+  l.forward.gate_up_scale = NULL;
   l.forward.struct_size = sizeof l.forward;
   OK(gmoe_experts_forward_workspace_size(engine, &l.forward, &size));
   CHECK(size == 0); /* on the CPU */
