@@ -453,7 +453,8 @@ typedef struct {
  * weight_scale_inv. Activations are then rounded too: each row of hidden_states, and of h = act(...),
  * by blocks of 128 neighbouring columns, in float32:
  *   s = max |x| / 448, or 1 where that is 0;   x' = s * e4m3(x / s), to nearest, ties to even
- * Products of two e4m3 are exact and summed in float32; the sum over a block of 128 columns is multiplied
+ * Products of two e4m3 are exact and summed in float32 (the opt-in kernels for Hopper keep some 14 bits of
+ * the sum over a block); the sum over a block of 128 columns is multiplied
  * by (s of the row's block * scale of the weight's), and the blocks are summed. Biases, weights
  * of the routing and output are as with other dtypes. What is not finite among a row's numbers makes its block
  * NaN. With float64 the numbers are rounded to float32 first, and sums are float64. pre_activation must be
@@ -528,7 +529,7 @@ gmoe_status gmoe_experts_backward_workspace_size(gmoe_engine *engine, const gmoe
 typedef struct {
   uint32_t struct_size;
   uint32_t reserved;
-  const DLTensor *weight;    /* [E, R, C] float32, bfloat16 or float64 */
+  const DLTensor *weight;    /* [E, R, C] float32, bfloat16 or, on the CPU, float64 */
   const DLTensor *quantized; /* [E, R, C] float8_e4m3fn; out */
   const DLTensor *scale;     /* [E, ceil(R/128), ceil(C/128)] float32; out */
   void *stream;

@@ -314,3 +314,23 @@ def test_nothing_to_quantize() -> None:
         broken.down_proj[0, 1, 2] = math.inf
     with pytest.raises(gm.InvalidArgumentError, match=r"\[0, 1, 2\]"):
         gm.quantize(broken)
+
+
+def test_a_refusal_changes_nothing() -> None:
+    model = torch.nn.Sequential(layer(), layer())
+    with torch.no_grad():
+        model[1].down_proj[1, 2, 3] = math.nan
+    with pytest.raises(gm.InvalidArgumentError, match=r"model: 1\.down_proj: weight: .*\[1, 2, 3\]"):
+        gm.quantize(model)
+    assert model.training
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+def test_a_refused_state_is_not_loaded() -> None:
+    dense = layer().state_dict()
+    quantized = gm.quantize(layer())
+    before = {name: value.clone() for name, value in quantized.state_dict().items() if name != "_extra_state"}
+    with pytest.raises(RuntimeError, match="the layer was quantized"):
+        quantized.load_state_dict(dense)
+    for name, value in before.items():
+        assert torch.equal(quantized.state_dict()[name].view(torch.uint8), value.view(torch.uint8)), name

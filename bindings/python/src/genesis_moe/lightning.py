@@ -32,7 +32,7 @@ class EnergyCallback(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:
-            self._tokens = round(self._tokens_per_step * share_of_ranks())
+            self._tokens = round(self._tokens_per_step * share_of_ranks(trainer.world_size))
             self.recorder = EnergyRecorder(self._path, model=pl_module, **self._options)
 
     def on_train_batch_end(

@@ -231,8 +231,8 @@ class MoE(nn.Module):
         return moved
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        quantization.before_loading(self, state_dict, prefix, arguments[-1])
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        if quantization.before_loading(self, state_dict, prefix, arguments[-1]):
+            super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:
         text = f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}"

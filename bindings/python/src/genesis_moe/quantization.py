@@ -19,6 +19,7 @@ from genesis_moe.options import blocks
 
 E4M3 = torch.float8_e4m3fn
 SCALE = "_scale_inv"
+_WEIGHTS = "gate_up_proj", "up_proj", "down_proj", "shared_gate_up_proj", "shared_down_proj"
 
 
 def quantize(model: nn.Module) -> nn.Module:
@@ -29,8 +30,9 @@ def quantize(model: nn.Module) -> nn.Module:
     :func:`genesis_moe.functional.experts`. Routers, biases and everything else stay as they are.
 
     model: one with :class:`genesis_moe.MoE` layers, or a transformers model whose experts implementation
-    is "genesis_moe". Refused by name: layers that grow (max_experts), sharded experts, weights that are
-    not float32, bfloat16 or float64, or not finite. Experts that are in 8 bits already are left alone.
+    is "genesis_moe". Refused by name, before anything is changed: layers that grow (max_experts), sharded
+    experts, weights that are not float32, bfloat16 or, on the CPU, float64, or not finite. Experts that
+    are in 8 bits already are left alone.
 
     Afterwards the model does not train: ``train()`` of a MoE layer, and ``backward`` through the experts,
     raise UnsupportedError. ``state_dict`` has codes and scales; a MoE layer that is given such a state
@@ -59,18 +61,31 @@ def quantize(model: nn.Module) -> nn.Module:
             f"model: {type(model).__name__} has neither a genesis_moe.MoE nor experts of transformers "
             f'with experts_implementation="genesis_moe"'
         )
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, MoE) or _is_hosted(module):
-                for weight in weights_of(module):
-                    _replace(module, weight, *functional.quantize(getattr(module, weight).detach()))
+    made = [
+        (module, weight, *_quantized(f"{path}.{weight}" if path else weight, getattr(module, weight)))
+        for path, module in model.named_modules()
+        if isinstance(module, MoE) or _is_hosted(module)
+        for weight in weights_of(module)
+    ]
+    for module, weight, codes, scale in made:  # all or none
+        _replace(module, weight, codes, scale)
     return model.eval()
+
+
+@torch.no_grad()
+def _quantized(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        codes, scale = functional.quantize(weight.detach())
+    except (InvalidArgumentError, UnsupportedError) as error:
+        raise type(error)(f"model: {name}: {error}") from error
+    if weight.is_cuda and not bool(scale.isfinite().all()):  # where the library reads nothing back
+        raise InvalidArgumentError(f"model: {name}: not finite, want finite numbers")
+    return codes, scale
 
 
 def weights_of(module: Any) -> Iterator[str]:
     """The names of a module's projections that are not in 8 bits."""
-    names = "gate_up_proj", "up_proj", "down_proj", "shared_gate_up_proj", "shared_down_proj"
-    for name in names:
+    for name in _WEIGHTS:
         value = getattr(module, name, None)
         if isinstance(value, Tensor) and value.dtype != E4M3:
             yield name
@@ -140,9 +155,12 @@ def allocate(layer: nn.Module) -> None:
         )
 
 
-def before_loading(layer: Any, state: dict[str, Any], prefix: str, errors: list[str]) -> None:
-    """A state with scales makes the layer one of 8 bits; one without does not go into a layer that is."""
-    for name in ("gate_up_proj", "down_proj"):
+def before_loading(layer: Any, state: dict[str, Any], prefix: str, errors: list[str]) -> bool:
+    """A state with scales makes the layer one of 8 bits; one without does not go into a layer that is.
+
+    False with an error: then nothing is to be loaded.
+    """
+    for name in _WEIGHTS:
         value = state.get(prefix + name)
         if not isinstance(value, Tensor):
             continue
@@ -150,14 +168,15 @@ def before_loading(layer: Any, state: dict[str, Any], prefix: str, errors: list[
             errors.append(
                 f"{prefix}{name}: dtype {value.dtype} {'without' if value.dtype == E4M3 else 'with'} {name}{SCALE}"
             )
-            return
+            return False
         if value.dtype == E4M3 and not is_quantized(layer):
             _check_layer(prefix.rstrip(".") or "the layer", layer)
             allocate(layer)
             layer.eval()
         elif value.dtype != E4M3 and is_quantized(layer):
             errors.append(f"{prefix}{name}: dtype {value.dtype}, want {E4M3}: the layer was quantized")
-            return
+            return False
+    return True
 
 
 def apply_to(layer: nn.Module, apply: Callable[[], Any]) -> Any:

@@ -23,6 +23,7 @@ from genesis_moe.energy.meter import share_of_ranks
         ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, 8, 0.5),
         ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, 1, 1 / 16),  # each rank sees its own GPU alone
         ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, 8, 1.0),
+        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 8, 0.5),  # a node with more GPUs than ranks
     ],
 )
 def test_tokens_are_of_the_ranks_whose_devices_are_metered(
@@ -35,6 +36,8 @@ def test_tokens_are_of_the_ranks_whose_devices_are_metered(
     cuda = None if gpus is None else SimpleNamespace(device_count=lambda: gpus)
     monkeypatch.setattr(energy_meter, "_cuda", lambda: cuda)
     assert share_of_ranks() == share
+    monkeypatch.delenv("WORLD_SIZE", raising=False)  # of a launcher that does not set it
+    assert share_of_ranks(int(variables.get("WORLD_SIZE", "1"))) == share
 
 
 def test_only_gpus_in_use_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

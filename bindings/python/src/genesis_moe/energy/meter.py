@@ -293,14 +293,19 @@ def _synchronize() -> None:
                 cuda.synchronize(device)
 
 
-def share_of_ranks() -> float:
-    """The share of a training's ranks whose devices this process sees, from the variables of torchrun and its like.
+def share_of_ranks(ranks: int | None = None) -> float:
+    """The share of a training's ranks whose devices this process sees.
 
-    The tokens of all ranks times it are those that the meter's joules are of, where ranks have as many each.
+    ranks: how many there are; None: as the variable WORLD_SIZE of torchrun and its like says. How many of them are on
+    this machine is LOCAL_WORLD_SIZE; where that is not set, each has a GPU of those that are seen. The tokens of all
+    ranks times the share are those that the meter's joules are of, where ranks have as many each.
     """
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks is None:
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks)))
     cuda = _cuda()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks))) if cuda is None else cuda.device_count()
+    if cuda is not None:
+        here = min(here, cuda.device_count())
     return min(1.0, here / ranks)
 
 

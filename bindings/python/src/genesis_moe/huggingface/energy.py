@@ -32,7 +32,7 @@ class EnergyCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._seen = int(getattr(state, "num_input_tokens_seen", 0))
         if state.is_world_process_zero:
-            self._share = share_of_ranks()
+            self._share = share_of_ranks(getattr(args, "world_size", None))
             self.recorder = EnergyRecorder(self._path, model=model, **self._options)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
