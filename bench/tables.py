@@ -66,9 +66,20 @@ def layer_table(data: dict[str, Any], source: str) -> list[str]:
         "",
         f"Memory that forward+backward adds, relative to what must be there (x, z, gradients): {memory}, with the "
         "scratch that the engine keeps. "
-        f"Router's share of the layer at T=2048, E=64, forward+backward: {shares}. Raw: `bench/{source}`.",
+        f"Router's share of the layer at T=2048, E=64, forward+backward: {shares}. {_spread(data)} "
+        f"Raw: `bench/{source}`.",
     ]
     return lines
+
+
+def _spread(data: dict[str, Any]) -> str:
+    """How far rounds of the same thing lie apart: what a ratio of medians is worth."""
+    rounds = [arm["all"] for record in data["records"] for arm in record["seconds"].values()]
+    wide = sum(max(times) > 1.5 * min(times) for times in rounds)
+    return (
+        f"Virtual machines are noisy: in {wide} of {len(rounds)} cases the slowest round took over 1.5 times as long as the "
+        "fastest, so single ratios mean little and a rate above 100% means that the dense one was disturbed."
+    )
 
 
 def overhead_table(
