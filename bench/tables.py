@@ -77,8 +77,8 @@ def _spread(data: dict[str, Any]) -> str:
     rounds = [arm["all"] for record in data["records"] for arm in record["seconds"].values()]
     wide = sum(max(times) > 1.5 * min(times) for times in rounds)
     return (
-        f"Virtual machines are noisy: in {wide} of {len(rounds)} cases the slowest round took over 1.5 times as long as "
-        "the fastest, so single ratios mean little and a rate above 100% means that the dense one was disturbed."
+        f"Virtual machines are noisy: in {wide} of {len(rounds)} cases the slowest round took over 1.5 times "
+        "the fastest one, so single ratios mean little and a rate above 100% means that the dense one was disturbed."
     )
 
 
