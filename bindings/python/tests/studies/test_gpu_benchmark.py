@@ -132,6 +132,38 @@ def test_savings_are_signed_and_need_both() -> None:
     assert savings(windows, "a", "d") is None
 
 
+FAILS = """
+import sys
+from pathlib import Path
+from genesis_moe.studies.gpu import benchmark
+from genesis_moe.studies.gpu.workers import KERNELS
+from genesis_moe.studies.layer import Shape
+
+benchmark.CASE_SECONDS = 0.1
+# Its process ends before it answers, whatever is asked.
+tiles = {**KERNELS["tiles"], "GMOE_GPU_STUDY_DEVICE": "nowhere"}
+environments = {"portable": KERNELS["portable"], "tiles": tiles}
+sys.exit(benchmark.run(Path(sys.argv[1]), [benchmark.Size(Shape(64, 32, 4, 2), 8)], environments, 300.0))
+"""
+
+
+def test_kernels_whose_process_fails_are_in_the_record_and_the_status(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS, str(path)],
+        env={**os.environ, **ON_CPU},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = json.loads(path.read_text())
+    (record,) = found["records"]
+    assert record["failed"] == {"tiles": "ended with status 1"}
+    assert len(found["errors"]) == 1 and found["errors"][0].endswith("T=8 forward: ended with status 1")
+    assert "portable" in record["milliseconds"]
+
+
 def test_a_worker_that_dies_takes_nothing_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ON_CPU.items():
         monkeypatch.setenv(name, value)
@@ -199,16 +231,18 @@ done
 "","","","nsecond","Mbyte","register/thread"
 "0","7","gmoe_plan_count(PlanParams)","2,048","1.5","32"
 "1","7","gmoe_experts_hopper_gate_up_nt_256(GateUp)","512000","n/a","168"
+"2","7","gmoe_plan_rows(PlanParams)","nan","inf","32"
 """
 
 
 def test_counters_are_read_from_csv() -> None:
-    count, gate_up = ncu.parse(CSV, ncu.METRICS)
+    count, gate_up, rows = ncu.parse(CSV, ncu.METRICS)
     assert count == {
         "kernel": "gmoe_plan_count", "microseconds": pytest.approx(2.048), "dram_bytes": 1.5e6, "registers": 32.0,
     }  # fmt: skip
     assert gate_up["kernel"] == "gmoe_experts_hopper_gate_up_nt_256"
     assert gate_up["dram_bytes"] is None
+    assert (rows["microseconds"], rows["dram_bytes"]) == (None, None), "JSON has neither nan nor inf"
     assert ncu.parse("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission", ncu.METRICS) == []
 
 
@@ -234,7 +268,7 @@ cat {tmp_path / "csv"}
     )
     found = ncu.run(unknown, "hopper", 60.0)
     assert (found["status"], found["unknown_metrics"]) == ("profiled", ["lts__t_sector_hit_rate.pct"])
-    assert len(found["kernels"]) == 2
+    assert len(found["kernels"]) == 3
     hangs = program(tmp_path, "hangs", "sleep 60\n")
     assert ncu.run(hangs, "hopper", 1.0)["status"] == "not finished in 1 s"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -35,6 +36,15 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, atomically. NaN and infinity are refused: they are not JSON."""
     text = json.dumps(value, allow_nan=False, indent=1, sort_keys=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinity as text, which JSON has no numbers for: they are what a failed check found."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

@@ -124,6 +124,8 @@ def _prepared(
     for name in size.arms():
         process, implementation = ARMS[name]
         if process not in begun:
+            if process in workers.all:
+                record["failed"][name] = workers.last_failure(process)
             continue
         ask = workers.all[process].ask
         try:

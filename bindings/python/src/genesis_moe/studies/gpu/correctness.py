@@ -28,7 +28,7 @@ from genesis_moe.studies.gpu.cases import (
     worst,
 )
 from genesis_moe.studies.gpu.timing import seconds_of_step
-from genesis_moe.studies.record import write_json
+from genesis_moe.studies.record import finite, write_json
 
 SECONDS = seconds_of_step(105)  # after which no further case is begun; those left are listed as not run
 
@@ -220,21 +220,14 @@ def main(path: Path) -> int:
         results[name] = result
         if not result["passed"]:
             print(f"FAILED {name}: {result}")
-        write_json(path, {"cases": _finite(results), "not_run": not_run})
-    write_json(path, {"cases": _finite(results), "not_run": not_run})
+        write_json(path, {"cases": finite(results), "not_run": not_run})
+    write_json(path, {"cases": finite(results), "not_run": not_run})
     failed = [name for name, result in results.items() if not result["passed"]]
     print(
         f"{len(results) - len(failed)} of {len(results)} cases agree with float64; "
         f"{len(not_run)} not run for lack of time"
     )
     return 1 if failed else 0
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: as text."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from genesis_moe import functional
 from genesis_moe.studies.gpu.cases import DEVICE, DTYPES, Experts, differences, poison, wide
 from genesis_moe.studies.gpu.timing import forget, milliseconds, seconds_of_step, synchronize
 from genesis_moe.studies.gpu.workers import KERNELS
-from genesis_moe.studies.record import read_json, write_json
+from genesis_moe.studies.record import finite, read_json, write_json
 
 CHOICES = ("portable", "hopper")  # each in a process of its own: they are chosen before the library is loaded
 CASES = [
@@ -181,7 +181,9 @@ def run(path: Path, seconds: float) -> int:
             if time.monotonic() - start > seconds / 2:
                 found["not_run"].append(name)
                 continue
-            write_json(path, {**found, "running": name})  # where it hangs or dies, this is the last word
+            write_json(
+                path, finite({**found, "running": name})
+            )  # where it hangs or dies, this is the last word
             try:
                 result = check(case, dtype)
             except Exception as error:
@@ -195,7 +197,7 @@ def run(path: Path, seconds: float) -> int:
             if time.monotonic() - start > seconds:
                 found["not_run"].append(f"time of {case}")
                 continue
-            write_json(path, {**found, "running": f"time of {case}"})
+            write_json(path, finite({**found, "running": f"time of {case}"}))
             try:
                 result = found["times"][str(case)] = measure(case)
                 rates = ", ".join(f"{n} {v:.0f}" for n, v in result["teraflops_per_second"].items())
@@ -204,7 +206,7 @@ def run(path: Path, seconds: float) -> int:
                 found["errors"].append(f"{case}: {type(error).__name__}: {error}")
                 print(found["errors"][-1], flush=True)
             forget()
-    write_json(path, found)
+    write_json(path, finite(found))
     return 1 if found["errors"] or not all(result["passed"] for result in found["cases"].values()) else 0
 
 

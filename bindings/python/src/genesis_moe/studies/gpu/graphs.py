@@ -15,7 +15,7 @@ import genesis_moe as gm
 from genesis_moe import functional
 from genesis_moe.studies.gpu.cases import DEVICE, poison
 from genesis_moe.studies.gpu.timing import milliseconds
-from genesis_moe.studies.record import write_json
+from genesis_moe.studies.record import finite, write_json
 
 LAYERS: dict[str, dict[str, Any]] = {
     "hamiltonian budgeted": {"budget": 1.25},
@@ -114,10 +114,10 @@ def main(path: Path) -> int:
             except Exception as error:
                 results[label] = {"passed": False, "error": f"{type(error).__name__}: {error}"}
             print(label, "passed" if results[label]["passed"] else results[label])
-            write_json(path, {"cases": results})
+            write_json(path, finite({"cases": results}))
     times = {str(tokens): decode(tokens) for tokens in (1, 16, 64)}
     print("forward, ms:", times)
-    write_json(path, {"cases": results, "forward_milliseconds": times})
+    write_json(path, finite({"cases": results, "forward_milliseconds": times}))
     return 0 if all(result["passed"] for result in results.values()) else 1
 
 

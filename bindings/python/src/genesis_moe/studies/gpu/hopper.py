@@ -14,7 +14,7 @@ from genesis_moe import functional
 from genesis_moe.studies.gpu.cases import Experts
 from genesis_moe.studies.gpu.correctness import check_experts
 from genesis_moe.studies.gpu.timing import seconds_of_step
-from genesis_moe.studies.record import write_json
+from genesis_moe.studies.record import finite, write_json
 
 CASES = [
     Experts(1, 64, 32, 4, 2),
@@ -54,7 +54,7 @@ def main(path: Path) -> int:
             found["not_run"].append(str(case))
             continue
         print(f"{case} ...", flush=True)  # where it hangs or dies, this is the last line
-        write_json(path, {**found, "running": str(case)})
+        write_json(path, finite({**found, "running": str(case)}))
         try:
             result = check_experts(case, torch.bfloat16)
         except Exception as error:
@@ -62,13 +62,13 @@ def main(path: Path) -> int:
         found["cases"][str(case)] = result
         failed += not result["passed"]
         print(f"{case}: {'passed' if result['passed'] else result}", flush=True)
-        write_json(path, found)
+        write_json(path, finite(found))
     try:
         found["kernels"] = kernels_of(CASES[2])
     except Exception as error:
         found["kernels"] = [f"unknown: {type(error).__name__}: {error}"]
     print("kernels:", *found["kernels"])
-    write_json(path, found)
+    write_json(path, finite(found))
     return 1 if failed else 0
 
 

@@ -18,7 +18,7 @@ from genesis_moe import functional
 from genesis_moe.studies.gpu.cases import DTYPES, TOLERANCE, Experts, differences, poison, wide
 from genesis_moe.studies.gpu.hopper import kernels_of
 from genesis_moe.studies.gpu.timing import seconds_of_step
-from genesis_moe.studies.record import write_json
+from genesis_moe.studies.record import finite, write_json
 
 CASES = [
     Experts(1, 64, 32, 4, 2),
@@ -64,7 +64,7 @@ def main(path: Path) -> int:
             if time.monotonic() - start > limit:
                 found["not_run"].append(key)
                 continue
-            write_json(path, {**found, "running": key})
+            write_json(path, finite({**found, "running": key}))
             try:
                 result = check(case, dtype)
             except Exception as error:
@@ -78,7 +78,7 @@ def main(path: Path) -> int:
         except Exception as error:
             found["kernels"][str(case)] = [f"unknown: {type(error).__name__}: {error}"]
         print("kernels:", *found["kernels"][str(case)])
-    write_json(path, found)
+    write_json(path, finite(found))
     return 1 if failed else 0
 
 

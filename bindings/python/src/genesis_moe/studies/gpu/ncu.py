@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import shutil
 import sys
@@ -113,9 +114,10 @@ def parse(text: str, names: dict[str, str]) -> list[dict[str, Any]]:
 
 def _number(text: str, unit: str) -> float | None:
     try:
-        return float(text.replace(",", "")) * SCALES.get(unit, 1.0)
+        value = float(text.replace(",", "")) * SCALES.get(unit, 1.0)
     except ValueError:
         return None  # "n/a"
+    return value if math.isfinite(value) else None
 
 
 def _said(text: str) -> dict[str, list[str]]:

@@ -113,6 +113,7 @@ class Workers:
     def __init__(self, environments: dict[str, dict[str, str]], logs: Path) -> None:
         self.all = {name: Worker(name, e, logs / f"worker_{name}.log") for name, e in environments.items()}
         self.failures: list[str] = []
+        self._last: dict[str, str] = {}
 
     def together(self, do: str, patience: float, **arguments: Any) -> dict[str, dict[str, Any]]:
         """Asks all that are left at the same time; the answers of those that gave one."""
@@ -129,8 +130,13 @@ class Workers:
         try:
             return what(self.all[name])
         except WorkerError as error:
-            self.failures.append(f"{do}: {error}")
+            self._last[name] = f"{do}: {error}"
+            self.failures.append(self._last[name])
             return None
+
+    def last_failure(self, name: str) -> str:
+        """Why a process had no answer in the last ``together``: also one that is asked no more."""
+        return self.all[name].lost or self._last[name]
 
     def revive(self) -> None:
         """Starts the lost anew: once each, as what was lost twice will be lost again."""
