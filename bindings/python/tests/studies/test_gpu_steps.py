@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from genesis_moe.studies.record import finite
+from genesis_moe.studies.gpu.__main__ import LIMITS, NO_TIME, TOGETHER, TOTAL_SECONDS, not_passed, run
+from genesis_moe.studies.gpu.facts import QUERY
+from genesis_moe.studies.record import anonymous, finite
 
 # One element of every output in a narrow type is infinite, and none of the reference's.
 BROKEN = """
@@ -56,3 +58,48 @@ def test_an_output_that_is_not_finite_ends_no_step(step: str, cases: int, tmp_pa
 def test_what_json_has_no_number_for_is_text() -> None:
     value = {"a": [1.5, float("inf")], "b": {"c": float("nan")}, "d": (None, "x", True)}
     assert finite(value) == {"a": [1.5, "inf"], "b": {"c": "nan"}, "d": [None, "x", True]}
+
+
+def test_a_record_does_not_say_whose_machine_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    root = Path(__file__).resolve().parents[4]
+    uuid = "GPU-01234567-89ab-cdef-0123-456789abcdef"
+    value = {
+        "devices": [{"name": "H200", "uuid": uuid}],
+        "output_tail": [
+            f'File "{root}/bindings/a.py"',
+            "/home/somebody/x: not found",
+            "/home/somebody-else/x",
+            f"lost {uuid}",
+        ],
+        "processes": {"portable": {"pid": 7, "device": "cuda"}},
+        "path": "/home/somebody",
+        "seconds": 1.5,
+    }
+    assert anonymous(value) == {
+        "devices": [{"name": "H200"}],
+        "output_tail": [
+            'File "./bindings/a.py"' if (root / ".git").exists() else f'File "{root}/bindings/a.py"',
+            "~/x: not found",
+            "/home/somebody-else/x",
+            "lost GPU",
+        ],
+        "processes": {"portable": {"device": "cuda"}},
+        "path": "~",
+        "seconds": 1.5,
+    }
+    assert "uuid" not in QUERY
+
+
+def test_what_resumes_is_not_begun_with_little_time_and_that_is_no_failure(tmp_path: Path) -> None:
+    outcome = run("compare", tmp_path, 89.0, 1)
+    assert (outcome["status"], outcome["exit_status"]) == (NO_TIME, None)
+    assert not list(tmp_path.iterdir())
+    late = {"status": NO_TIME}
+    assert not_passed({"facts": {"status": "passed"}, "compare": late, "ncu": late}) == ["ncu"]
+    assert not_passed({"compare": {"status": "failed"}}) == ["compare"]
+
+
+def test_the_limits_of_all_steps_but_the_last_fit() -> None:
+    alone = sum(limit for name, limit in LIMITS.items() if name not in (*TOGETHER, "compare"))
+    assert alone + max(LIMITS[name] for name in TOGETHER) <= TOTAL_SECONDS

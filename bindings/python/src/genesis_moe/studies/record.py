@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,32 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a JSON record ({error})") from error
+
+
+UUID = re.compile(r"\b(?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def anonymous(value: Any) -> Any:
+    """The value without whose machine it is of: in text, paths below the checkout and the home folder are cut to what
+    lies below, and the numbers of GPUs are left out, as is what is called uuid or pid."""
+    if isinstance(value, dict):
+        return {key: anonymous(item) for key, item in value.items() if key not in ("uuid", "pid")}
+    if isinstance(value, list | tuple):
+        return [anonymous(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    for folder, instead in _folders():
+        value = re.sub(rf"(?<![\w.-]){re.escape(folder)}(?![\w-])", instead, value)
+    return UUID.sub("GPU", value)
+
+
+def _folders() -> list[tuple[str, str]]:
+    """The checkout, if this is one, and the home folder, each with what it is called instead."""
+    here = [Path(__file__).absolute(), Path(__file__).resolve()]
+    roots = [path.parents[5] for path in here if len(path.parents) > 5]
+    found = [(str(root), ".") for root in roots if (root / ".git").exists()]
+    home = os.path.expanduser("~")
+    return [*found, (home, "~")] if len(Path(home).parts) > 1 else found
 
 
 def environment() -> dict[str, Any]:

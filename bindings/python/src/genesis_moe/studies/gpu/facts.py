@@ -12,7 +12,7 @@ import genesis_moe as gm
 from genesis_moe.studies.record import write_json
 
 QUERY = (
-    "name,uuid,driver_version,vbios_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit,"
+    "name,driver_version,vbios_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit,"
     "power.draw,temperature.gpu,memory.total,memory.used,ecc.mode.current,compute_mode,mig.mode.current"
 )
 
