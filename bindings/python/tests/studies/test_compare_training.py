@@ -12,10 +12,12 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import genesis_moe as gm
 from genesis_moe.studies.compare import command
 from genesis_moe.studies.compare.arms import ARMS
+from genesis_moe.studies.compare.measures import in_turn
 from genesis_moe.studies.compare.training import (
     Place,
     Run,
@@ -187,6 +189,46 @@ if __name__ == "__main__":
     assert_partial(tmp_path)
 
 
+@pytest.mark.parametrize("name", [*STATEFUL, "dense"])
+def test_a_pass_that_warms_up_leaves_no_trace(name, corpus, settings, tmp_path):
+    cold, warm = (Run(ARMS[name], 1, settings, corpus, tmp_path / str(warm)) for warm in (False, True))
+    before = torch.random.get_rng_state()
+    results = [run.train(warm_up=run is warm) for run in (cold, warm)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert what_counts(results[0]) == what_counts(results[1])
+    states = [run.model.state_dict() for run in (cold, warm)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_no_checkpoint_is_written_where_the_model_follows(corpus, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "save", lambda run: pytest.fail(f"a checkpoint at step {run.step}"))
+    once = Settings(**{**vars(settings), "checkpoint_every": settings.steps})
+    assert Run(ARMS["hash"], 0, once, corpus, tmp_path).train()["done"]
+
+
+class Casts(TorchDispatchMode):
+    """Counts the conversions of tensors to another dtype."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._to_copy.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_every_round_casts_its_weights_anew():
+    """Under one autocast around all rounds only the first of them would."""
+    weight, rows, counts = torch.randn(8, 8, requires_grad=True), torch.randn(4, 8), []
+
+    def piece():
+        with Casts() as casts:
+            torch.nn.functional.linear(rows, weight).sum().backward()
+        counts.append(casts.count)
+
+    in_turn({"dense": piece}, 3, context=BF16.autocast)
+    assert len(counts) == 4 and len(set(counts)) == 1 and counts[0] > 0
+
+
 def test_energy_comes_from_the_meter(tmp_path, settings, corpus):
     meter = gm.EnergyMeter("mock")
     asked = iter([False] * 3 + [True])
@@ -230,6 +272,7 @@ def test_the_tier_for_a_gpu(corpus, settings, tmp_path, monkeypatch, capsys):
     """Its own code with a tiny model on the CPU: it stops when its time is over and the next call goes on."""
     tier = command.Tier(*command.TIERS["h200"])
     assert tier.place == Place("cuda", "bfloat16")
+    assert tier.settings.checkpoint_every >= tier.settings.steps, "a checkpoint has 3 GB"
     assert set(tier.arms) <= set(ARMS) and tier.arms[0] == "mixtral-top-2"
     if not torch.cuda.is_available():
         assert command.main(["--tier", "h200", "--out", str(tmp_path)]) == 1
@@ -240,7 +283,7 @@ def test_the_tier_for_a_gpu(corpus, settings, tmp_path, monkeypatch, capsys):
     call = ["--tier", "h200", "--device", "cpu", "--threads", "1", "--out", str(tmp_path)]
     assert command.main([*call, "--seconds", "0"]) == 1
     assert "--seconds: 0.0, want more than 0" in capsys.readouterr().err
-    assert command.main([*call, "--seconds", "1e-9"]) == 130
+    assert command.main([*call, "--seconds", "1e-9"]) == 0, "its own time was up: nobody interrupted it"
     assert read_json(tmp_path / "compare.json")["partial"]
     assert command.main(call) == 0
     record = read_json(tmp_path / "compare.json")

@@ -16,7 +16,7 @@ import torch
 from genesis_moe._extras import install_command
 from genesis_moe.studies.compare.arms import ARMS, BASELINE, VARIED, Arm, variants, variations
 from genesis_moe.studies.compare.model import Shape
-from genesis_moe.studies.compare.study import Plan, carry_out, prepare_corpus, restore
+from genesis_moe.studies.compare.study import Plan, carry_out, prepare_corpus, restore, stopped_by_ctrl_c
 from genesis_moe.studies.compare.summary import Row, energy_label, markdown_table, rows, text_table
 from genesis_moe.studies.compare.training import HERE, Place, Settings
 from genesis_moe.studies.record import read_json, write_atomically, write_json
@@ -44,7 +44,7 @@ H200 = Settings(
     evaluate_every=120,
     evaluation_windows=16,
     final_windows=160,
-    checkpoint_every=120,
+    checkpoint_every=480,  # 3 GB each: a call that stops writes one
 )
 # What the claim hangs on first, as a call may end before the others.
 H200_ARMS = (
@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carries out the command; returns the exit status: 130 when Ctrl-C left it partial."""
+    """Carries out the command; returns the exit status: 130 when Ctrl-C left it partial, 0 when its own time was up."""
     try:
         return _carry_out(arguments)
     except (ValueError, RuntimeError, OSError) as error:
@@ -139,7 +139,8 @@ def _carry_out(arguments: argparse.Namespace) -> int:
         print(
             f"{done} of {len(plan.pieces)} runs in {plan.out} are done already; --no-resume trains them anew."
         )
-    record = carry_out(plan, show_progress=not arguments.json)
+    with stopped_by_ctrl_c() as pressed:
+        record = carry_out(plan, pressed, show_progress=not arguments.json)
     figures = _figures(record, plan.out / "figures")
     _write_tables(record, plan.out)
     if arguments.json:
@@ -149,7 +150,7 @@ def _carry_out(arguments: argparse.Namespace) -> int:
         print()
         for sentence in conclusion(record, plan.out, figures):
             print(sentence)
-    return 130 if record["partial"] else 0
+    return 130 if pressed() and record["partial"] else 0
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -165,17 +166,22 @@ def _differentiate(output: Tensor, inputs: list[Tensor], grad: Tensor) -> None:
 
 
 def in_turn(
-    pieces: dict[str, Callable[[], None]], rounds: int, wait: Callable[[], None] = lambda: None
+    pieces: dict[str, Callable[[], None]],
+    rounds: int,
+    wait: Callable[[], None] = lambda: None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, list[float]]:
     """Seconds of each piece in each round: A B A B, after one round that is not counted.
 
-    wait: until a device has done what a piece gave it.
+    wait: until a device has done what a piece gave it. context: entered anew for every piece, as an autocast around
+    them all would keep the weights that one round has cast for the next.
     """
     seconds: dict[str, list[float]] = {name: [] for name in pieces}
     for round_number in range(rounds + 1):
         for name, piece in pieces.items():
             begin = time.perf_counter()
-            piece()
+            with context():
+                piece()
             wait()
             if round_number:
                 seconds[name].append(time.perf_counter() - begin)
@@ -193,15 +199,20 @@ def together(pieces: list[Callable[[], None]]) -> Callable[[], None]:
 
 
 def parts_seconds(
-    model: LanguageModel, tokens: Tensor, rounds: int = 9, wait: Callable[[], None] = lambda: None
+    model: LanguageModel,
+    tokens: Tensor,
+    rounds: int = 9,
+    wait: Callable[[], None] = lambda: None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, float]:
     """Median seconds, forward and backward, of all layers' expert parts and router parts."""
-    hidden_states = captured(model, tokens)
-    layers = list(zip(model.feed_forwards, hidden_states, strict=True))
-    pieces = {"experts": together([expert_part(*layer) for layer in layers])}
+    with context():
+        hidden_states = captured(model, tokens)
+        layers = list(zip(model.feed_forwards, hidden_states, strict=True))
+        pieces = {"experts": together([expert_part(*layer) for layer in layers])}
     if routers := list(_present(router_part(*layer) for layer in layers)):
         pieces["router"] = together(routers)
-    return {name: statistics.median(times) for name, times in in_turn(pieces, rounds, wait).items()}
+    return {name: statistics.median(times) for name, times in in_turn(pieces, rounds, wait, context).items()}
 
 
 def _present(

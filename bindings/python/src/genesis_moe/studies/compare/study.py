@@ -70,20 +70,20 @@ class Plan:
         return self.out / "corpus.npz"
 
 
-def carry_out(plan: Plan, *, show_progress: bool = True) -> dict[str, Any]:
-    """Runs what is not done yet and writes compare.json, also when interrupted by Ctrl-C or at the plan's end.
+def carry_out(
+    plan: Plan, stop: Callable[[], bool] = lambda: False, *, show_progress: bool = True
+) -> dict[str, Any]:
+    """Runs what is not done yet and writes compare.json, also when it is stopped or at the end of the plan's time.
 
-    Returns the record; record["partial"] says whether runs are missing.
+    stop: asked before every step; True ends the work in order. Returns the record; record["partial"] says whether
+    runs are missing.
     """
     corpus = prepare_corpus(plan)
     restore(plan, corpus)
     end = math.inf if plan.seconds is None else time.monotonic() + plan.seconds
-    with (
-        Progress(f"compare {plan.tier}", len(plan.pieces), enabled=show_progress) as progress,
-        stopped_by_ctrl_c() as pressed,
-    ):
+    with Progress(f"compare {plan.tier}", len(plan.pieces), enabled=show_progress) as progress:
         execute = _here if plan.jobs == 1 else _side_by_side
-        execute(plan, lambda: pressed() or time.monotonic() > end, progress)
+        execute(plan, lambda: stop() or time.monotonic() > end, progress)
     record = collect(plan, corpus)
     write_json(plan.record_path, record)
     return record

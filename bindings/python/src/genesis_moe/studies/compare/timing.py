@@ -53,11 +53,10 @@ def measure(plan: Plan, rounds: int = 40) -> dict[str, Any]:
             routers[arm.name] = together(pieces)
         steps[arm.name] = run.repeat_step
         flops[arm.name] = sum(forward_flops(layer, _rows(layer), text.numel()) for layer, _ in layers)
-    with plan.place.autocast():
-        times = {
-            "expert": in_turn(experts, rounds, plan.place.wait),
-            "router": in_turn(routers, rounds, plan.place.wait),
-        }
+    times = {
+        "expert": in_turn(experts, rounds, plan.place.wait, plan.place.autocast),
+        "router": in_turn(routers, rounds, plan.place.wait, plan.place.autocast),
+    }
     times["step"] = in_turn(steps, max(5, rounds // 4), plan.place.wait)
     return {
         "environment": environment(),

@@ -6,6 +6,7 @@ step depends on the seed and the step alone. Nothing else is random.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -61,6 +62,7 @@ class Place:
 
 
 HERE = Place()
+_warm: set[Place] = set()  # where this process has had its first pass
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,18 @@ class Run:
         self,
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, float], None] = lambda step, loss: None,
+        warm_up: bool | None = None,
     ) -> dict[str, Any]:
         """Trains from the last checkpoint to the end; returns the result.
 
-        stop: asked before every step; True writes a checkpoint and raises TrainingInterruptedError.
+        stop: asked before every step; True writes a checkpoint and raises TrainingInterruptedError. warm_up: whether
+        a pass that nothing is recorded of goes before; None: for a process's first on a GPU.
         """
         if (result := stored_result(self.folder, self.fingerprint)) is not None:
             return result
         self._restore()
+        if warm_up if warm_up is not None else self.place.device == "cuda" and self.place not in _warm:
+            self._warm_up()
         while self.step < self.settings.steps:
             if stop():
                 if self.step == 0:
@@ -189,7 +195,7 @@ class Run:
             if self.step % self.settings.evaluate_every == 0 and self.step < self.settings.steps:
                 self.energy.pause()
                 self._evaluate(self.settings.evaluation_windows)
-            if self.step % self.settings.checkpoint_every == 0:
+            if self.step % self.settings.checkpoint_every == 0 and self.step < self.settings.steps:
                 self.energy.pause()
                 self.save()
         self.energy.pause()
@@ -201,6 +207,19 @@ class Run:
         for name in ("checkpoint.pt", "partial.json"):
             (self.folder / name).unlink(missing_ok=True)
         return result
+
+    def _warm_up(self) -> None:
+        """A forward and backward pass of a copy, which is dropped: the first on a GPU makes the context and loads
+        kernels, whose seconds and joules are no arm's."""
+        on_gpu = self.place.device == "cuda"
+        with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []):
+            model = copy.deepcopy(self.model).train()
+            text = batch_of(self.corpus, self.settings, self.seed, self.step).to(self.place.device)
+            with self.place.autocast():
+                logits = model(text[:, :-1])
+            functional.cross_entropy(logits.float().flatten(0, 1), text[:, 1:].flatten()).backward()
+        self.place.wait()
+        _warm.add(self.place)
 
     def _train_step(self) -> float:
         begin = time.perf_counter()
@@ -360,8 +379,7 @@ class Run:
         if measure_parts:
             text = batch_of(self.corpus, settings, self.seed, self.step)[:, :-1].to(self.place.device)
             step_seconds = float(np.median(curves["seconds"][-RECENT:]))
-            with self.place.autocast():
-                parts = parts_seconds(self.model, text, wait=self.place.wait)
+            parts = parts_seconds(self.model, text, wait=self.place.wait, context=self.place.autocast)
             rest = step_seconds - sum(parts.values())
             result["seconds_at_end"] = {"step": step_seconds, **parts, "rest": rest}
         if not is_dense and self.recent:
