@@ -59,7 +59,7 @@ def groups_of(data: dict[str, Any]) -> dict[str, tuple[list[tuple[str, dict[str,
     few = [
         (f"{of_shape(r)}\nT={r['tokens']}", {n: v for n, v in r["over_reading"].items() if n != "eager"})
         for r in records
-        if "reading" in r  # the loop over experts, which would hide the others, is in the table
+        if r.get("over_reading")  # the loop over experts, which would hide the others, is in the table
     ]
     pictures["few"] = few, "times reading", "Few tokens, over reading the weights drawn: lower is better"
     joules = found(data, "joules")

@@ -108,7 +108,7 @@ def few_table(benchmark: dict[str, Any]) -> list[str]:
     for r in records:
         times = {n: one["median"] * 1e3 for n, one in r["milliseconds"].items()}
         marks = {n: "" if r["graph"].get(n) else "*" for n in times}
-        best = min((r["over_reading"][n] for n in OURS if n in times), default=None)
+        best = min((r["over_reading"][n] for n in OURS if n in r["over_reading"]), default=None)
         cells = (f"{times[n]:.1f}{marks[n]}" if n in times else "" for n in arms)
         reading = f"{1e3 * r['reading']['milliseconds']:.1f}"
         lines.append(row(of_shape(r), r["tokens"], reading, *cells, number(best)))

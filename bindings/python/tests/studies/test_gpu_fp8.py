@@ -35,4 +35,5 @@ def test_the_step_finds_what_it_is_for(tmp_path: Path) -> None:
     assert any(case["differences"]["output"] > 0 for case in found["cases"].values())
     (times,) = found["times"].values()
     assert times["milliseconds"]["e4m3"]["median"] > 0 and times["milliseconds"]["bfloat16"]["median"] > 0
+    assert set(times["graph"]) == set(times["milliseconds"]) and not any(times["graph"].values())
     assert "scaled_grouped_mm" in {**times["errors"], **times["milliseconds"]}

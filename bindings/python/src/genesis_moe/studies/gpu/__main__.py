@@ -18,16 +18,16 @@ from genesis_moe.studies.record import anonymous, environment, read_json, write_
 # Seconds that each step may take, in the order of what is missed most without it. What some leave over the
 # later ones have, of which the last are left out where there is none, so that all end within TOTAL_SECONDS.
 LIMITS = {
-    "facts": 40,
+    "facts": 30,
     "correctness": 100,
     "inference": 100,
     "hopper": 100,
     "sanitizer": 100,
     "tests": 100,
     "benchmark": 115,
-    "fp8": 40,
+    "fp8": 75,
     "joules": 75,
-    "ncu": 55,
+    "ncu": 45,
     "graphs": 25,
     "compare": 450,
 }

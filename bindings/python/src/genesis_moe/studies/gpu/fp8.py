@@ -21,7 +21,7 @@ from torch import Tensor
 
 from genesis_moe import functional
 from genesis_moe.studies.gpu.cases import DEVICE, DTYPES, Experts, differences, poison, wide
-from genesis_moe.studies.gpu.timing import forget, milliseconds, seconds_of_step, synchronize
+from genesis_moe.studies.gpu.timing import forget, in_graph, milliseconds, seconds_of_step, synchronize
 from genesis_moe.studies.gpu.workers import KERNELS
 from genesis_moe.studies.record import finite, read_json, write_json
 
@@ -38,7 +38,8 @@ CASES = [
 ]
 # hidden size, intermediate size, experts, slots
 LAYERS = [(4096, 1024, 128, 8), (4096, 14336, 8, 2), (7168, 2048, 64, 8)]
-TOKENS = (8192, 64, 1)
+TOKENS = (1, 64, 8192)
+FEW_TOKENS = 64  # at most: timed from CUDA graphs, as launching takes longer
 # As for other dtypes; but h is rounded, and an element that lies in the middle between two e4m3 on one side only
 # differs by 2^-4 of its size.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-5}
@@ -117,14 +118,15 @@ def grouped_products(inputs: dict[str, Any]) -> Callable[[], Tensor]:
     x = torch.randn(index.numel(), gate_up.shape[2], device=DEVICE).to(e4m3)
     h = torch.randn(index.numel(), down.shape[2], device=DEVICE).to(e4m3)
 
-    def product(rows: Tensor, weight: Tensor) -> Tensor:
-        one_a_row = torch.ones(rows.shape[0], device=DEVICE)
-        one_a_column = torch.ones(weight.shape[:2], device=DEVICE)
+    one_a_row = torch.ones(index.numel(), device=DEVICE)
+    one_a_column = [torch.ones(weight.shape[:2], device=DEVICE) for weight in (gate_up, down)]
+
+    def product(rows: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
         result: Tensor = torch._scaled_grouped_mm(
             rows,
             weight.mT,
             one_a_row,
-            one_a_column,
+            scales,
             offs=offsets,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
@@ -132,8 +134,8 @@ def grouped_products(inputs: dict[str, Any]) -> Callable[[], Tensor]:
         return result
 
     def run() -> Tensor:
-        product(x, gate_up)
-        return product(h, down)
+        product(x, gate_up, one_a_column[0])
+        return product(h, down, one_a_column[1])
 
     return run
 
@@ -146,7 +148,7 @@ def measure(case: Experts) -> dict[str, Any]:
         "e4m3": lambda: functional.experts(**given),
         "bfloat16": lambda: functional.experts(**inputs),
     }
-    found: dict[str, Any] = {"errors": {}}
+    found: dict[str, Any] = {"errors": {}, "graph": {}}
     try:
         calls["scaled_grouped_mm"] = grouped_products(inputs)
         calls["scaled_grouped_mm"]()
@@ -154,6 +156,16 @@ def measure(case: Experts) -> dict[str, Any]:
         calls.pop("scaled_grouped_mm", None)
         found["errors"]["scaled_grouped_mm"] = f"{type(error).__name__}: {error}"
     with torch.no_grad():
+        for name, call in calls.items():
+            found["graph"][name] = False
+            if case.tokens <= FEW_TOKENS and DEVICE.type == "cuda":
+                call()
+                try:
+                    calls[name] = in_graph(call)
+                    found["graph"][name] = True
+                except Exception as error:
+                    synchronize()
+                    found["errors"][f"{name} in a graph"] = f"{type(error).__name__}: {error}"
         times = {name: milliseconds(call) for name, call in calls.items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
     rows, drawn = case.tokens * case.slots, int(inputs["top_k_index"].unique().numel())
@@ -211,7 +223,7 @@ def run(path: Path, seconds: float) -> int:
 
 
 def main(path: Path) -> int:
-    found, failed, limit = {}, 0, seconds_of_step(60) / len(CHOICES)
+    found, failed, limit = {}, 0, seconds_of_step(75) / len(CHOICES)
     for kernels in CHOICES:
         part = path.with_suffix(f".{kernels}.json")
         part.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def main(path: Path) -> int:
         print("ncu is not installed: not run")
         return 0
     found: dict[str, Any] = {"program": program, "metrics": METRICS, "runs": {}}
-    end = time.monotonic() + seconds_of_step(50)
+    end = time.monotonic() + seconds_of_step(45)
     for kernels in ("hopper", "portable"):
         left = end - time.monotonic()
         found["runs"][kernels] = one = (

@@ -21,7 +21,7 @@ import torch
 import genesis_moe as gm
 from genesis_moe.studies.gpu.cases import DEVICE
 from genesis_moe.studies.gpu.rivals import DENSE, OURS, call, forward, make_case
-from genesis_moe.studies.gpu.timing import elapsed, forget, milliseconds, peak_bytes, synchronize
+from genesis_moe.studies.gpu.timing import elapsed, forget, in_graph, milliseconds, peak_bytes, synchronize
 from genesis_moe.studies.layer import TOLERANCE, Case, Shape, difference
 
 REFERENCE = "grouped_mm"
@@ -39,7 +39,7 @@ class Worker:
 
     def hello(self) -> dict[str, Any]:
         cuda = gm.doctor()["devices"]["cuda"]["details"]
-        return {"device": str(DEVICE), "kernels": cuda.get("expert_kernels"), "pid": os.getpid()}
+        return {"device": str(DEVICE), "kernels": cuda.get("expert_kernels")}
 
     def begin(self, shape: list[int], tokens: int) -> dict[str, Any]:
         """Makes the case; its checksum is the same in every process."""
@@ -92,7 +92,7 @@ class Worker:
         # A loop over experts asks the device which have tokens, which no graph can hold.
         if graph and DEVICE.type == "cuda" and name != "eager":
             try:
-                captured = _captured(function)
+                captured = in_graph(function)
             except Exception as error:
                 synchronize()
                 print(f"{name}: not captured: {error}", file=sys.stderr)
@@ -230,20 +230,6 @@ def kernel_times(function: Callable[[], Any]) -> dict[str, float]:
     return {
         event.key: event.device_time_total for event in profile.key_averages() if event.device_time_total > 0
     }
-
-
-def _captured(function: Callable[[], Any]) -> Callable[[], None]:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    graph.replay()
-    synchronize()
-    return graph.replay
 
 
 def main() -> int:
