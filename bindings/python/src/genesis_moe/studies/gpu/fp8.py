@@ -27,12 +27,12 @@ from genesis_moe.studies.record import finite, read_json, write_json
 
 CHOICES = ("portable", "hopper")  # each in a process of its own: they are chosen before the library is loaded
 CASES = [
+    Experts(300, 256, 384, 5, 2, routing="absent", bias=True),  # the kernels for Hopper take it
     Experts(1, 64, 32, 4, 2),
     Experts(17, 272, 144, 5, 2, bias=True),
     Experts(65, 67, 129, 4, 2, routing="absent", bias=True),
     Experts(300, 136, 200, 7, 3, transposed=True),
     Experts(64, 256, 384, 4, 2, routing="one"),
-    Experts(300, 256, 384, 5, 2, routing="absent", bias=True),
     Experts(1000, 640, 256, 8, 2, routing="few"),
     Experts(2048, 1024, 512, 64, 8),
 ]
@@ -40,9 +40,21 @@ CASES = [
 LAYERS = [(4096, 1024, 128, 8), (4096, 14336, 8, 2), (7168, 2048, 64, 8)]
 TOKENS = (1, 64, 8192)
 FEW_TOKENS = 64  # at most: timed from CUDA graphs, as launching takes longer
-# As for other dtypes; but h is rounded, and an element that lies in the middle between two e4m3 on one side only
-# differs by 2^-4 of its size.
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-5}
+
+
+def tolerance(case: Experts) -> float:
+    """As for bfloat16. h is rounded: an element that lies in the middle between two e4m3 on one side only differs
+    by 2^-4 of its size, which shows where outputs are few. Hopper keeps some 14 bits of the sum over a block, so that
+    there about one element of h in a thousand does.
+    """
+    hopper = _hopper() and case.hidden % 128 == case.intermediate % 128 == 0
+    return 1e-4 if hopper or case.tokens * case.hidden < 8192 else 1e-5
+
+
+def _hopper() -> bool:
+    """Whether this process chose the kernels for Hopper, and the GPU is one."""
+    chosen = os.environ.get("GENESIS_MOE_EXPERT_KERNELS") == "hopper"
+    return chosen and torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 
 
 def scaled(inputs: dict[str, Any], transposed: bool = False) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def check(case: Experts, dtype: torch.dtype) -> dict[str, Any]:
         "differences": found,
         "deterministic": same,
         "weights_as_on_the_cpu": rounds,
-        "passed": rounds and same and found["output"] <= TOLERANCE[dtype],
+        "passed": rounds and same and found["output"] <= tolerance(case),
     }
 
 
@@ -202,7 +214,12 @@ def run(path: Path, seconds: float) -> int:
                 result = {"passed": False, "error": f"{type(error).__name__}: {error}"}
             found["cases"][name] = result
             print(f"{name}: {'passed' if result['passed'] else result}", flush=True)
-    found["kernels"] = {str(case): kernels_of(case) for case in (CASES[1], CASES[5])}
+    found["kernels"] = {str(case): kernels_of(case) for case in CASES[:2]}
+    launched = found["kernels"][str(CASES[0])]
+    if _hopper() and not any("hopper" in name or name.startswith("unknown") for name in launched):
+        found["errors"].append(
+            f"{CASES[0]}: no kernel for Hopper ran: {', '.join(launched) or 'none of ours'}"
+        )
     for tokens in TOKENS:
         for layer in LAYERS:
             case = Experts(tokens, *layer)
