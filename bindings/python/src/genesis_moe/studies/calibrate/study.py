@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arms", default=",".join(name for name in ARMS if "distilled" not in name))
     parser.add_argument("--active", default="0.75,0.5,0.25")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--tokens", type=int, default=6144, help="calibration tokens")
+    parser.add_argument("--tokens", type=int, default=16384, help="calibration tokens")
     parser.add_argument("--held-out-tokens", type=int, default=512, help="of each domain")
     parser.add_argument("--distill-minutes", type=float, default=20.0, help="of the arms with distillation")
     parser.add_argument("--speed", action="store_true", help="measure tokens per second instead, of seed 0")
