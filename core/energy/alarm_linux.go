@@ -9,7 +9,7 @@ import (
 )
 
 // kernelAlarm is a timer of the kernel's. Of Go's own, each ring also wakes the runtime's monitor thread,
-// twice: half as many threads wake with this one, for two thirds of the processor time.
+// twice, which costs the host more than the reading that is due.
 type kernelAlarm struct {
 	file *os.File
 	raw  syscall.RawConn

@@ -119,3 +119,23 @@ func TestRhythmsThatChange(t *testing.T) {
 		require.Less(t, math.Abs(track.newest()-l.joules(50)), 500*0.12)
 	}
 }
+
+// A period that was measured a little wrong is mended, not learned anew again and again.
+func TestRhythmIsKept(t *testing.T) {
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		var now time.Duration
+		s, _ := paced(r, &now, 70, 0, func(float64) float64 { return 0.1 })
+		m := meterOf(&now, record.NVMLCounter, s)
+		polls := 0
+		m.Poll()
+		for now.Seconds() < 62 {
+			now = m.due + time.Duration(100+r.IntN(400))*time.Microsecond
+			m.Poll()
+			if now.Seconds() > 2 {
+				polls++
+			}
+		}
+		require.Less(t, float64(polls)/60, 12.0, "seed %d", seed) // one an update, one more of eight, few that came too early
+	}
+}
