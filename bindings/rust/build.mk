@@ -23,7 +23,11 @@ check-rust: build $(STAMPS)/rust ## rustfmt, clippy, documentation, packages
 	$(call CARGO) clippy -q $(LINKED) --all-targets -- -D warnings
 	$(call CARGO) clippy -q $(DYNAMIC) --all-targets -- -D warnings
 	$(call CARGO,RUSTDOCFLAGS="-D warnings") doc -q $(LINKED) --no-deps
-	$(call CARGO,DOCS_RS=1) package -q --workspace --locked --allow-dirty
+	rm -rf build/rust-package $(UNPACKED)
+	$(call CARGO,DOCS_RS=1) package -q --workspace --locked --allow-dirty --target-dir ../../build/rust-package
+
+# cargo takes a crate of the packages' temporary registry for unchanged while its version is: what is left of it goes first.
+UNPACKED := $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src/-*/genesis-moe-*
 
 # The tests that call the library. The sanitizer is a nightly feature: hence RUSTC_BOOTSTRAP.
 MEMORY_TESTS := $(addprefix --test ,clans fork growth layer library meter monitor ndarray tensor threads vectors)
