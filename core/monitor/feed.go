@@ -20,6 +20,12 @@ func (m *Monitor) Stream() *Stream { return &Stream{monitor: m, mode: Live} }
 // Write shows a line.
 func (s *Stream) Write(line record.Line) error {
 	s.monitor.lines.Add(1)
+	s.monitor.tell(s.write(line))
+	return nil
+}
+
+// write returns how many lines wait for the registry.
+func (s *Stream) write(line record.Line) int {
 	st := &s.monitor.state
 	st.mutex.Lock()
 	defer st.mutex.Unlock()
@@ -33,11 +39,12 @@ func (s *Stream) Write(line record.Line) error {
 		}
 	}
 	s.run.apply(line, now)
-	return nil
+	return len(s.run.scrape.pending)
 }
 
 // finish ends a run whose file is over, whether or not it says so.
 func (s *Stream) finish() {
+	defer s.monitor.tell(0)
 	st := &s.monitor.state
 	st.mutex.Lock()
 	defer st.mutex.Unlock()

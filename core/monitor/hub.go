@@ -8,7 +8,7 @@ import (
 // maxClients bounds the streams of events that are open at a time.
 const maxClients = 16
 
-// hub hands frames to clients. Each client has a mailbox for one frame: one that reads more
+// hub hands frames, as events, to clients. Each client has a mailbox for one frame: one that reads more
 // slowly than frames come finds the newest in it, and those it missed are counted. So
 // a client that reads nothing costs one frame, which all share.
 type hub struct {

@@ -30,7 +30,8 @@ type Monitor struct {
 	lines   atomic.Int64
 	bad     atomic.Int64
 	panics  atomic.Int64
-	refused atomic.Int64 // connections
+	refused atomic.Int64  // connections
+	news    chan struct{} // for publish
 	done    chan struct{}
 	stop    sync.Once
 	tasks   sync.WaitGroup
@@ -57,7 +58,7 @@ func Start(o Options) (*Monitor, error) {
 	if err != nil {
 		return nil, core.Invalidf("address", "%q cannot be listened on: %v", o.Address, err)
 	}
-	m := &Monitor{options: o, done: make(chan struct{})}
+	m := &Monitor{options: o, news: make(chan struct{}, 1), done: make(chan struct{})}
 	m.state = state{boot: rand.Text(), version: o.Version, now: time.Now}
 	m.idleScrape = newScrape(o.Version)
 	m.hub.clients = map[chan []byte]struct{}{}
@@ -91,28 +92,50 @@ func (m *Monitor) run(task func()) {
 	})
 }
 
-// publish makes a frame every interval, while somebody watches.
-func (m *Monitor) publish() {
-	tick := time.NewTicker(m.options.Interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			m.publishOnce()
-		case <-m.done:
-			return
-		}
+// tell wakes publish, if there is something for it to do: whoever watches wants a frame, or lines wait for the
+// registry. It does not wait.
+func (m *Monitor) tell(pending int) {
+	if m.hub.len() == 0 && pending < mostPending/4 {
+		return
+	}
+	select {
+	case m.news <- struct{}{}:
+	default:
 	}
 }
 
-func (m *Monitor) publishOnce() {
-	m.feedMetrics()
-	if m.hub.len() == 0 {
-		m.state.idle()
-		return
+// publish makes a frame when there is news, but not more than one an interval. It has no clock of its own: an
+// idle host is not woken, and one that logs about once an interval gets its frame in the same waking moment
+// as its line, which is most of what a frame costs.
+func (m *Monitor) publish() {
+	var last time.Time
+	for {
+		select {
+		case <-m.news:
+		case <-m.done:
+			return
+		}
+		m.feedMetrics()
+		if m.hub.len() == 0 {
+			continue
+		}
+		// A host's rhythm is not exact: a line that comes a little early is not made to wait.
+		if wait := m.options.Interval - time.Since(last); wait > m.options.Interval/8 && !m.sleep(wait) {
+			return
+		}
+		select { // what came meanwhile is in this frame
+		case <-m.news:
+		default:
+		}
+		last = time.Now()
+		m.publishOnce()
 	}
+}
+
+// publishOnce sends what has changed, if anything has.
+func (m *Monitor) publishOnce() {
 	if frame, err := m.state.frame(m.Stats()); err == nil && frame != nil {
-		m.hub.publish(frame)
+		m.hub.publish(event("frame", frame)) // made once for all clients
 	}
 }
 

@@ -197,7 +197,10 @@ func TestFramesCarryWhatIsNew(t *testing.T) {
 	next, closed := watch(t, m)
 	event, _ := next()
 	require.Equal(t, "hello", event)
-	logged(t, m, header("one", 1, 2), step(1, []int64{5, 0}))
+	logged(t, m, header("one", 1, 2))
+	event, _ = next()
+	require.Equal(t, "frame", event)
+	logged(t, m, step(1, []int64{5, 0}))
 	var frame struct {
 		Seq  uint64 `json:"seq"`
 		Runs []struct {
@@ -218,6 +221,57 @@ func TestFramesCarryWhatIsNew(t *testing.T) {
 	require.Equal(t, 3.0, frame.Runs[0].Steps[len(frame.Runs[0].Steps)-1][1])
 	require.NoError(t, m.Stop())
 	require.True(t, closed(), "the stream ends with the console")
+}
+
+// A line is shown at once after a pause, those that follow within the interval together, and none is left over.
+func TestFramesKeepTheInterval(t *testing.T) {
+	const interval = 600 * time.Millisecond
+	m := start(t, Options{Interval: interval})
+	logged(t, m, header("one", 1, 2), step(1, []int64{5, 0}))
+	next, _ := watch(t, m)
+	next() // hello
+	newest := func() (step int64) {
+		event, data := next()
+		require.Equal(t, "frame", event)
+		var frame struct {
+			Runs []struct{ View struct{ Step int64 } } `json:"runs"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(data), &frame))
+		return frame.Runs[0].View.Step
+	}
+	require.Equal(t, int64(1), newest(), "a client that joins is told how things stand")
+	time.Sleep(interval + 50*time.Millisecond)
+	for burst := range int64(2) {
+		began := time.Now()
+		logged(t, m, step(10*burst+2))
+		require.Equal(t, 10*burst+2, newest())
+		require.Less(t, time.Since(began), interval/2, "at once")
+		for i := range int64(5) {
+			logged(t, m, step(10*burst+3+i))
+		}
+		require.Equal(t, 10*burst+7, newest(), "the five in one frame")
+		require.GreaterOrEqual(t, time.Since(began), interval*7/8)
+		time.Sleep(interval + 50*time.Millisecond)
+	}
+}
+
+// While nobody watches or scrapes, lines do not pile up.
+func TestLinesReachTheRegistryUnwatched(t *testing.T) {
+	m := start(t, Options{Interval: time.Minute})
+	sink := m.Stream()
+	require.NoError(t, sink.Write(header("long", 1, 2)))
+	waiting := func() int {
+		m.state.mutex.Lock()
+		defer m.state.mutex.Unlock()
+		return len(m.state.runs[0].scrape.pending)
+	}
+	for i := range int64(3 * mostPending) {
+		require.NoError(t, sink.Write(step(i+1)))
+		if waiting() >= mostPending/2 {
+			require.Eventually(t, func() bool { return waiting() < mostPending/4 }, 10*time.Second, time.Millisecond)
+		}
+	}
+	require.Zero(t, m.state.runs[0].scrape.dropped)
 }
 
 // A client that reads nothing delays neither training nor other clients, and what is kept

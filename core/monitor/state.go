@@ -142,8 +142,8 @@ func (s *state) frame(stats Stats) ([]byte, error) {
 	return json.Marshal(answer)
 }
 
-// idle drops what the next frame would carry, while nobody looks.
-func (s *state) idle() {
+// forget drops what the next frame would carry: what happened while nobody looked, a client reads from the history.
+func (s *state) forget() {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for _, r := range s.runs {

@@ -3,6 +3,7 @@ package monitor
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -14,6 +15,9 @@ const (
 // serveStream sends frames as server-sent events until the client or the console goes.
 // Frames are numbered: a client that sees a gap asks for the history again.
 func (m *Monitor) serveStream(w http.ResponseWriter, r *http.Request) {
+	if m.hub.len() == 0 {
+		m.state.forget()
+	}
 	mailbox := m.hub.join()
 	if mailbox == nil {
 		w.Header().Set("Retry-After", "5")
@@ -24,25 +28,29 @@ func (m *Monitor) serveStream(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	alive := time.NewTicker(heartbeat)
 	defer alive.Stop()
-	send := func(event string, data []byte) bool {
-		answer := http.NewResponseController(w)
+	answer := http.NewResponseController(w)
+	send := func(text []byte) bool {
 		_ = answer.SetWriteDeadline(time.Now().Add(writeTimeout))
-		_, _ = fmt.Fprintf(w, "event: %s\ndata: ", event)
-		_, _ = w.Write(data) // JSON of one line
-		_, _ = w.Write([]byte("\n\n"))
+		_, _ = w.Write(text)
 		return answer.Flush() == nil
 	}
-	going := send("hello", fmt.Appendf(nil, `{"boot":%q}`, m.state.boot))
+	going := send(event("hello", fmt.Appendf(nil, `{"boot":%q}`, m.state.boot)))
+	m.tell(0)
 	for going {
 		select {
 		case frame := <-mailbox:
-			going = send("frame", frame)
+			going = send(frame)
 		case <-alive.C:
-			going = send("alive", []byte("{}"))
+			going = send(event("alive", []byte("{}")))
 		case <-r.Context().Done():
 			return
 		case <-m.done:
 			return
 		}
 	}
+}
+
+// event is a server-sent event, of JSON of one line.
+func event(name string, data []byte) []byte {
+	return slices.Concat([]byte("event: "), []byte(name), []byte("\ndata: "), data, []byte("\n\n"))
 }
