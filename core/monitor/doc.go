@@ -4,11 +4,11 @@
 //
 // A [Monitor] is fed with the lines of package record, through a [Stream] or from a file.
 // It keeps the newest values and bounded histories, never the lines, and publishes a frame
-// a few times a second. Whoever looks reads what was published: a slow or hostile client
+// after news, a few times a second at most. Whoever looks reads what was published: a slow or hostile client
 // can neither hold up the training nor make the process grow.
 //
 //	lines --> Stream.Write --> run (state, histories)
-//	                             |  every interval
+//	                             |  with the line, once an interval
 //	                             v
 //	             frame --> hub --> one mailbox a client --> server-sent events
 //	                             |
