@@ -83,11 +83,15 @@ def _spread(data: dict[str, Any]) -> str:
 
 
 def overhead_table(
-    data: dict[str, Any], metering: dict[str, Any] | None, console: dict[str, Any] | None
+    data: dict[str, Any],
+    metering: dict[str, Any] | None,
+    console: dict[str, Any] | None,
+    threads: dict[str, Any] | None,
 ) -> list[str]:
-    """The rows of each part that has been measured. metering, console: their records, or None."""
+    """The rows of each part that has been measured. metering, console, threads: their records, or None."""
     micro = 1e6
-    raw = ["cpu", *(["metering"] if metering else []), *(["console"] if console else [])]
+    parts = {"cpu": data, "metering": metering, "console": console, "threads": threads}
+    raw = [name for name, record in parts.items() if record]
     c = data["c_call_ns"]
     return [
         "**Overhead** (medians).",
@@ -104,6 +108,7 @@ def overhead_table(
         row("library", f"{data['library_bytes'] / 2**20:.1f} MiB"),
         *(metering_rows(metering["metering"]) if metering else []),
         *(console_rows(console["console"]) if console else []),
+        *(threads_rows(threads["threads"]) if threads else []),
         "",
         f"Raw: {', '.join(f'`bench/overhead/{name}.json`' for name in raw)}.",
     ]
@@ -127,6 +132,21 @@ def console_rows(found: dict[str, Any]) -> list[str]:
     return [
         row(f"console of {size}, nobody watching", f"{found['lines_core_share']:.2%} of a core"),
         row("the same while a page is open", f"{found['watched_core_share']:.2%} of a core"),
+    ]
+
+
+def threads_rows(found: dict[str, Any]) -> list[str]:
+    """A call right after an operator of torch, whose threads spin meanwhile, by whose threads it runs on."""
+
+    def each(whose: str) -> str:
+        ratios = [case[whose]["ratio"] for case in found["cases"]]
+        return f"{min(ratios):.2f} to {max(ratios):.2f} times a call alone"
+
+    tokens = sorted({case["tokens"] for case in found["cases"]})
+    what = f"forward of {tokens[0]} to {tokens[-1]} tokens right after an operator of torch"
+    return [
+        row(f"{what}, on torch's threads", each("openmp")),
+        row("the same on threads of our own (`GENESIS_MOE_THREADS=own`)", each("own")),
     ]
 
 
@@ -206,7 +226,8 @@ def results() -> str:
         source = str(path.relative_to(BENCH))
         blocks.append(layer_table(load(source) or {}, source))
     if data := load("overhead/cpu.json"):
-        blocks.append(overhead_table(data, load("overhead/metering.json"), load("overhead/console.json")))
+        others = (load(f"overhead/{part}.json") for part in ("metering", "console", "threads"))
+        blocks.append(overhead_table(data, *others))
     if balance := load("../router/testdata/balance.json"):
         blocks.append(balance_table(balance))
     if block := compare_table():

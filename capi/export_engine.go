@@ -46,6 +46,9 @@ func goEngineCreate(options unsafe.Pointer, out *C.uintptr_t, message *C.char) C
 		if err != nil {
 			return err
 		}
+		if err := joinTeam(); err != nil {
+			return err
+		}
 		e, err := core.NewEngine(o)
 		if err != nil {
 			return err

@@ -102,7 +102,6 @@ func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
 		return
 	}
 	var next atomic.Int64
-	var group sync.WaitGroup
 	var failure atomic.Pointer[TaskPanic]
 	run := func(worker int) {
 		defer func() {
@@ -119,14 +118,19 @@ func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
 			do(worker, task)
 		}
 	}
-	for worker := 1; worker < workers; worker++ {
-		group.Go(func() { run(worker) })
-	}
-	run(0)
-	group.Wait()
+	e.together(workers, run)
 	if cause := failure.Load(); cause != nil {
 		panic(cause)
 	}
+}
+
+func goTogether(workers int, work func(worker int)) {
+	var group sync.WaitGroup
+	for worker := 1; worker < workers; worker++ {
+		group.Go(func() { work(worker) })
+	}
+	work(0)
+	group.Wait()
 }
 
 // TaskPanic is a panic that [Engine.Parallel] carried from a worker to its caller.

@@ -93,7 +93,9 @@ gmoe_status gmoe_doctor(char *buffer, size_t capacity, size_t *needed);
 
 /* -------------------------------------------------------------- the engine */
 
-/* A device, its worker threads, scratch memory and counters. */
+/* A device, its worker threads, scratch memory and counters. The workers of the CPU are the threads of the process'
+ * OpenMP runtime (libgomp, libomp, libiomp5), if one was loaded before the engine was created and the calling
+ * thread's team has num_threads threads; else threads of the library's own, as with GENESIS_MOE_THREADS=own. */
 typedef struct gmoe_engine gmoe_engine;
 
 typedef struct {

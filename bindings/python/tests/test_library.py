@@ -169,3 +169,25 @@ def test_install_commands_are_of_what_the_extras_need() -> None:
     assert {name: list(needs) for name, needs in EXTRAS.items()} == {
         name: json.loads(needs) for name, needs in declared.items()
     }
+
+
+TEAM = """
+import hashlib, torch, genesis_moe as gm
+torch.set_num_threads({threads})
+torch.manual_seed(0)
+layer = gm.MoE(64, 96, 8, top_k=2)
+x = torch.randn(512, 64, requires_grad=True)
+layer(x).square().sum().backward()
+found = [x.grad, *(p.grad for p in layer.parameters())]
+print(hashlib.sha256(b"".join(one.numpy().tobytes() for one in found)).hexdigest(), gm.doctor()["openmp"])
+"""
+
+
+def test_runs_on_the_threads_of_torch() -> None:
+    """Engines run on torch's OpenMP threads, and compute there what they compute on their own."""
+    own, path = python(TEAM.format(threads=2), GENESIS_MOE_THREADS="own").rstrip("\n").split(" ")
+    assert path == ""
+    for threads in (1, 2, 3):
+        digest, path = python(TEAM.format(threads=threads)).rstrip("\n").split(" ")
+        assert digest == own
+        assert "omp" in path.rpartition("/")[2]

@@ -191,7 +191,7 @@ def _add_bench(commands: Any) -> None:
         "--part",
         dest="parts",
         action="append",
-        choices=("calls", "metering", "console"),
+        choices=("calls", "metering", "console", "threads"),
         help="of overhead: only this; may be given several times (default: all)",
     )
     parser.set_defaults(run=_bench)

@@ -210,17 +210,81 @@ def console(
     }
 
 
-PARTS = ("calls", "metering", "console")
+def threads(rounds: int = 3, calls: int = 30) -> dict[str, Any]:
+    """How much longer a forward call takes right after a parallel operator of torch, whose threads spin for some
+    milliseconds: on those threads, and on threads of our own. A process for each, in turn."""
+    found: dict[str, list[dict[str, list[float]]]] = {"openmp": [], "own": []}
+    for _ in range(rounds):
+        for whose, results in found.items():
+            done = subprocess.run(
+                [sys.executable, "-c", _AFTER_AN_OPERATOR, json.dumps(_CASES), str(calls)],
+                check=True, capture_output=True, text=True, env={**os.environ, "GENESIS_MOE_THREADS": whose},
+            )  # fmt: skip
+            results.append(json.loads(done.stdout))
+    cases = []
+    for number, case in enumerate(_CASES):
+        row: dict[str, Any] = dict(
+            zip(("hidden_size", "intermediate_size", "experts", "top_k", "tokens"), case, strict=True)
+        )
+        for whose, results in found.items():
+            pairs = [result["seconds"][number] for result in results]
+            row[whose] = {
+                "alone_seconds": statistics.median(alone for alone, _ in pairs),
+                "after_seconds": statistics.median(after for _, after in pairs),
+                "ratio": statistics.median(after / alone for alone, after in pairs),
+            }
+        cases.append(row)
+    return {"rounds": rounds, "calls": calls, "cases": cases}
+
+
+# H, I, E, k, T
+_CASES = [
+    (1024, 2048, 8, 2, 1),
+    (1024, 2048, 8, 2, 64),
+    (1024, 512, 64, 8, 1),
+    (1024, 512, 64, 8, 64),
+    (576, 12, 90, 36, 64),
+]
+
+_AFTER_AN_OPERATOR = """
+import json, statistics, sys, time
+import torch
+from genesis_moe import functional
+
+torch.manual_seed(0)
+plain, seconds = torch.randn(1 << 20), []
+for H, I, E, k, T in json.loads(sys.argv[1]):
+    x, gate_up, down = torch.randn(T, H), torch.randn(E, 2 * I, H) * 0.02, torch.randn(E, H, I) * 0.02
+    index = torch.stack([torch.randperm(E)[:k] for _ in range(T)])
+    weights = torch.full((T, k), 1 / k)
+
+    def call():
+        begin = time.perf_counter()
+        functional.experts(x, index, weights, gate_up, down)
+        return time.perf_counter() - begin
+
+    def after():
+        torch.add(plain, 1.0)
+        return call()
+
+    with torch.no_grad():
+        call()
+        seconds.append([statistics.median(run() for _ in range(int(sys.argv[2]))) for run in (call, after)])
+print(json.dumps({"seconds": seconds}))
+"""
+
+
+PARTS = ("calls", "metering", "console", "threads")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures ``args.parts``, or all; writes ``cpu.json``, ``metering.json``, ``console.json`` into ``args.out``."""
+    """Measures ``args.parts``, or all; writes a JSON file for each into ``args.out``."""
     out = Path(args.out)
     for part in args.parts or PARTS:
         if part == "calls":
             name, result = "cpu", calls(out)
         else:
-            measured = metering() if part == "metering" else console()
+            measured = {"metering": metering, "console": console, "threads": threads}[part]()
             # The load is of the machine: what else ran.
             load = os.getloadavg()[0]
             name = part
