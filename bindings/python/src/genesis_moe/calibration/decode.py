@@ -59,6 +59,7 @@ class _Lane:
     def __init__(self, module: Any, x: Tensor) -> None:
         self._state = _state(module)
         shape, router = module.shape, module.router
+        self._router = router
         handle = engine(CPU, 0, torch.get_num_threads())
         self._calls: list[_call.Prepared] = []
         self._inputs: list[Any] = []
@@ -126,9 +127,9 @@ class _Lane:
             set_address(result.data_ptr())
         for call in self._calls:
             call()
-        if module.router is not None:
+        if self._router is not None and self._router.last_routing is not self._routing:
             # Its tensors are those of the last token from now on.
-            module.router.last_routing = self._routing
+            self._router.last_routing = self._routing
         output = results[0]
         for other in results[1:]:
             output += other
