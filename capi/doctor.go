@@ -53,7 +53,7 @@ type report struct {
 	Engines    int               `json:"live_engines"` // created and not destroyed
 	Go         goReport          `json:"go"`
 	Processor  processor         `json:"processor"`
-	OpenMP     string            `json:"openmp"` // the host's runtime whose threads engines use; "" when they have their own
+	OpenMP     []string          `json:"openmp"` // the host's runtimes, whose threads engines may use
 	BLAS       blasReport        `json:"blas"`
 	Devices    map[string]device `json:"devices"` // by type: "cuda"
 	NVML       nvml.Info         `json:"nvml"`
@@ -102,7 +102,7 @@ func diagnose() report {
 			Threads:  runtime.GOMAXPROCS(0),
 		},
 		Processor: readProcessor(),
-		OpenMP:    describeTeam(),
+		OpenMP:    openMP(),
 		BLAS:      describeBLAS(),
 		Devices:   map[string]device{},
 		NVML:      nvml.Describe(),

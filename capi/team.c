@@ -12,6 +12,8 @@
 #include <dlfcn.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef __linux__
@@ -64,11 +66,28 @@ static int known(const char *path) {
   return 0;
 }
 
+/* Whether this process was forked and has run no other program since: PF_FORKNOEXEC of the kernel's flags. A team that
+ * the parent had is gone then, which its runtime does not know: a parallel region would wait for ever. */
+static int was_forked(void) {
+  enum { FLAGS = 9 - 2, FORK_NO_EXEC = 0x40 };
+  char text[1024];
+  const char *at;
+  size_t length;
+  FILE *file = fopen("/proc/self/stat", "re");
+  if (file == NULL) return 1;
+  length = fread(text, 1, sizeof text - 1, file);
+  (void)fclose(file);
+  text[length] = 0;
+  at = strrchr(text, ')'); /* the end of the second field, the program's name */
+  for (int field = 0; at != NULL && field < FLAGS; field++) at = strchr(at + 1, ' ');
+  return at == NULL || (strtoul(at + 1, NULL, 10) & FORK_NO_EXEC) != 0;
+}
+
 int gmoe_team_look(void) {
   static struct found found; /* too large for a stack that a host may have made small */
   if (atomic_flag_test_and_set(&looking)) return atomic_load(&runtime_count); /* another thread is at it */
   found.count = 0;
-  (void)dl_iterate_phdr(note, &found);
+  if (!was_forked()) (void)dl_iterate_phdr(note, &found);
   for (int i = 0; i < found.count; i++) {
     const int count = atomic_load(&runtime_count);
     struct runtime *r = &runtimes[count];
@@ -91,7 +110,7 @@ int gmoe_team_look(void) {
   return atomic_load(&runtime_count);
 }
 
-const char *gmoe_team_path(void) { return atomic_load(&runtime_count) == 0 ? "" : runtimes[0].path; }
+const char *gmoe_team_path(int i) { return i >= atomic_load(&runtime_count) ? "" : runtimes[i].path; }
 
 struct team {
   uintptr_t work;
@@ -106,24 +125,38 @@ static void member(void *data) {
   goTeamWork(team->work, worker);
 }
 
-int gmoe_team_run(uintptr_t work, unsigned n) {
+/* The runtime whose team has n threads; NULL when there is none, or it is not clear which one the host uses. */
+static const struct runtime *fitting(int n) {
   const int count = atomic_load(&runtime_count);
+  const struct runtime *found = NULL;
+  int fit = 0;
   for (int i = 0; i < count; i++)
-    if (runtimes[i].in_parallel()) return 0;
+    if (runtimes[i].in_parallel()) return NULL;
   for (int i = 0; i < count; i++) {
-    struct team team = {work, 0};
     /* A runtime ends or makes threads when the team's size changes: one of another size is left alone. */
-    if (runtimes[i].max_threads() != (int)n) continue;
-    runtimes[i].parallel(member, &team, n, 0);
-    return 1;
+    if (runtimes[i].max_threads() != n) continue;
+    if (strstr(runtimes[i].path, "/torch/") != NULL) return &runtimes[i]; /* the one that PyTorch brings */
+    found = &runtimes[i];
+    fit++;
   }
-  return 0;
+  return fit == 1 ? found : NULL;
+}
+
+int gmoe_team_run(uintptr_t work, unsigned n) {
+  const struct runtime *runtime = fitting((int)n);
+  struct team team = {work, 0};
+  if (runtime == NULL) return 0;
+  runtime->parallel(member, &team, n, 0);
+  return 1;
 }
 
 #else
 
 int gmoe_team_look(void) { return 0; }
-const char *gmoe_team_path(void) { return ""; }
+const char *gmoe_team_path(int i) {
+  (void)i;
+  return "";
+}
 int gmoe_team_run(uintptr_t work, unsigned n) {
   (void)work;
   (void)n;

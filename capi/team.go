@@ -8,6 +8,7 @@ import "C"
 
 import (
 	"os"
+	"runtime"
 	"runtime/cgo"
 
 	"github.com/genesis-moe/genesis-moe/core"
@@ -19,31 +20,42 @@ const threadsVariable = "GENESIS_MOE_THREADS"
 
 // joinTeam has engines run on the host's threads from now on, if it has loaded a runtime that keeps some.
 func joinTeam() error {
-	switch value := os.Getenv(threadsVariable); value {
-	case "", "openmp":
-	case "own":
-		return nil
-	default:
-		return core.Invalidf(threadsVariable, "%q, want openmp or own", value)
-	}
-	if C.gmoe_team_look() > 0 {
+	wanted, err := wantsTeam()
+	if err == nil && wanted && C.gmoe_team_look() > 0 {
 		core.SetTeam(runTeam)
 	}
-	return nil
+	return err
 }
 
-// describeTeam is the runtime whose threads engines use, or what is wrong with the variable.
-func describeTeam() string {
-	if err := joinTeam(); err != nil {
-		return err.Error()
+func wantsTeam() (bool, error) {
+	switch value := os.Getenv(threadsVariable); value {
+	case "", "openmp":
+		return true, nil
+	case "own":
+		return false, nil
+	default:
+		return false, core.Invalidf(threadsVariable, "%q, want openmp or own", value)
 	}
-	if os.Getenv(threadsVariable) == "own" {
-		return ""
+}
+
+// openMP lists the runtimes whose threads engines may use, or says what is wrong with the variable.
+func openMP() []string {
+	found := []string{}
+	if wanted, err := wantsTeam(); err != nil {
+		return []string{err.Error()}
+	} else if !wanted {
+		return found
 	}
-	return C.GoString(C.gmoe_team_path())
+	for i := range C.gmoe_team_look() {
+		found = append(found, C.GoString(C.gmoe_team_path(i)))
+	}
+	return found
 }
 
 func runTeam(n int, work func(worker int)) bool {
+	if n > runtime.GOMAXPROCS(0) {
+		return false // each of the team would wait for its turn to find that nothing is left
+	}
 	handle := cgo.NewHandle(work)
 	defer handle.Delete()
 	return C.gmoe_team_run(C.uintptr_t(handle), C.uint(n)) != 0

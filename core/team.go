@@ -2,9 +2,9 @@ package core
 
 import "sync/atomic"
 
-// Team runs work(worker) once on each of n threads that the host's process keeps for its own
-// parallel loops, the caller's being one of them, and returns when all have returned. It runs nothing and returns
-// false where there are no such threads, or not n.
+// Team runs work(worker) on threads that the host's process keeps for the calling thread's parallel loops, the calling
+// one being among them: once on each of n, or of fewer where it has no more to give, numbered from 0. It returns when all have returned. It runs
+// nothing and returns false where there is no such team.
 type Team func(n int, work func(worker int)) bool
 
 var team atomic.Pointer[Team]

@@ -120,7 +120,7 @@ func TestDescendIsTheReference(t *testing.T) {
 		}
 		require.Equal(t, counts, values(g.SlotCounts))
 		return true
-	}, &quick.Config{MaxCount: 200}))
+	}, quickly(200)))
 }
 
 // A token's slots are its own: the same alone, in any batch, and with any number of threads.
@@ -149,7 +149,7 @@ func TestDescendIsCausalAndDeterministic(t *testing.T) {
 		require.NoError(t, Descend(one, &alone))
 		require.Equal(t, rowsOf(g.SlotIndex)[token], values(alone.SlotIndex))
 		return true
-	}, &quick.Config{MaxCount: 100}))
+	}, quickly(100)))
 }
 
 // Where no clan has split, slots are the roots, and hidden states are not looked at.

@@ -74,7 +74,9 @@ func entropy(x, p float64) float64 {
 // returns theta/tau. start is a guess for it; NaN: none. p and field are of E.
 //
 // sum_e p grows with theta, from below k at theta = min u+mu + tau logit(k/E) to above
-// at the maximum: Newton's steps, kept within that bracket by bisection. An expert
+// at the maximum: Newton's steps within that bracket, and bisection where a step would leave it or
+// is not half of the last but one (where every expert is nearly full or nearly empty, Newton's steps
+// go to and fro between the bracket's ends). An expert
 // barred by an infinite price has p = 0; k open experts or fewer all have p = 1.
 func occupy[F blas.Float](h energy, p, field []F, start float64) float64 {
 	low, high, open := math.Inf(1), math.Inf(-1), 0.0
@@ -104,6 +106,7 @@ func occupy[F blas.Float](h energy, p, field []F, start float64) float64 {
 		theta = low + (high-low)/2
 	}
 	const enough = 200 // bisection alone needs fewer to exhaust a float64
+	step, before := high-low, high-low
 	for range enough {
 		sum, slope := occupation(p, field, theta)
 		if math.Abs(sum-h.active) <= tolerance {
@@ -115,9 +118,10 @@ func occupy[F blas.Float](h energy, p, field []F, start float64) float64 {
 			high = theta
 		}
 		next := theta + (h.active-sum)/slope
-		if !(next > low && next < high) {
+		if !(next > low && next < high) || 2*math.Abs(next-theta) > math.Abs(before) {
 			next = low + (high-low)/2
 		}
+		step, before = next-theta, step
 		if F(next) == F(theta) {
 			break // F cannot tell a closer theta
 		}

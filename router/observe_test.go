@@ -95,7 +95,7 @@ func TestObserveIsTheReference(t *testing.T) {
 			require.InDeltaSlice(t, want[i], got, 1e-9, "seed %d output %d", seed, i)
 		}
 		return true
-	}, &quick.Config{MaxCount: 200}))
+	}, quickly(200)))
 }
 
 // The same bits with any number of threads, and for a batch that comes in two parts.
@@ -123,7 +123,7 @@ func TestObserveIsDeterministicAndAdds(t *testing.T) {
 		}
 		require.Equal(t, sums(a), sums(c))
 		return true
-	}, &quick.Config{MaxCount: 100}))
+	}, quickly(100)))
 }
 
 // Any outputs may be left out, with the inputs that only they need.

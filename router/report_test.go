@@ -3,6 +3,7 @@ package router
 import (
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -142,6 +143,28 @@ func TestReportOfNothing(t *testing.T) {
 }
 
 // Tokens that are not finite are counted and change no mean over the others.
+// Without a token and a price no tensor is in memory, so a shape can claim as many experts as it likes.
+func TestReportOfNothingFromManyExperts(t *testing.T) {
+	many := int64(math.MaxInt32)
+	none := func(d core.DType, columns int64) *core.Tensor {
+		return &core.Tensor{DType: d, Device: core.Device{Type: core.CPU}, Shape: []int64{0, columns}, Strides: []int64{columns, 1}}
+	}
+	o := core.DefaultRouterOptions()
+	o.TopK = 1
+	args := &core.RouterReportArgs{Options: o, Logits: none(core.Float32, many), TopKIndex: none(core.Int64, 1)}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r, err := Report(newEngine(t, 2), args)
+	require.NoError(t, err)
+	require.Equal(t, core.RouterReport{Churn: -1}, r)
+	args.PreviousIndex = none(core.Int64, 1)
+	r, err = Report(newEngine(t, 2), args)
+	require.NoError(t, err)
+	require.Equal(t, core.RouterReport{}, r)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+}
+
 func TestReportLeavesOutTokensThatAreNotFinite(t *testing.T) {
 	engine := newEngine(t, 1)
 	r := recipe{options: core.DefaultRouterOptions(), dtype: core.Float32, tokens: 9, hidden: 3, experts: 5, price: true, seed: 1}

@@ -177,5 +177,5 @@ func TestUpdateKeepsTheMeanAtZero(t *testing.T) {
 			sum += mu
 		}
 		return math.Abs(sum) < 1e-12*float64(n*n)
-	}, nil))
+	}, quickly(100)))
 }

@@ -1,7 +1,8 @@
 /* Engines run on the team of an OpenMP runtime that the host has loaded, when that has as many threads as the
  * engine and none of them is busy; and what they compute is, bit for bit, what one thread computes.
- * Arguments: the runtime, and "openmp", or "own" where its threads must be left alone. */
+ * Arguments: "openmp", or "own" where no runtime's threads may be used; the runtime that is used; more runtimes. */
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include "check.h"
 
@@ -41,12 +42,39 @@ static void forward(gmoe_engine *engine, float *into) {
   OK(gmoe_experts_forward(engine, &args));
 }
 
+struct fake {
+  int *regions, *team_size, *busy, *fewer;
+};
+
+static struct fake load(const char *path) {
+  void *runtime = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  struct fake f;
+  CHECK(runtime != NULL);
+  f.regions = dlsym(runtime, "regions"), f.team_size = dlsym(runtime, "team_size");
+  f.busy = dlsym(runtime, "busy"), f.fewer = dlsym(runtime, "fewer");
+  CHECK(f.regions != NULL && f.team_size != NULL && f.busy != NULL && f.fewer != NULL);
+  return f;
+}
+
+static void *call(void *engine) {
+  float *mine = malloc(sizeof output);
+  CHECK(mine != NULL);
+  for (int i = 0; i < 10; i++) {
+    memset(mine, 0, sizeof output);
+    forward(engine, mine);
+    CHECK(memcmp(mine, expected, sizeof output) == 0);
+  }
+  free(mine);
+  return NULL;
+}
+
 int main(int count, char **arguments) {
   gmoe_engine *one, *three;
-  void *runtime;
-  int *regions, *team_size, *busy, own;
-  CHECK(count == 3);
-  own = strcmp(arguments[2], "own") == 0;
+  struct fake runtime, other;
+  pthread_t callers[4];
+  int own;
+  CHECK(count >= 3);
+  own = strcmp(arguments[1], "own") == 0;
   fill(x, TOKENS * HIDDEN, 1), fill(up, sizeof up / sizeof *up, 2), fill(down, sizeof down / sizeof *down, 3);
   fill(weights, TOKENS * SLOTS, 4);
   for (int i = 0; i < TOKENS * SLOTS; i++) ids[i] = (i * 5 + i / 7) % EXPERTS;
@@ -55,20 +83,23 @@ int main(int count, char **arguments) {
   forward(one, expected);
   OK(gmoe_engine_destroy(one));
 
-  CHECK((runtime = dlopen(arguments[1], RTLD_NOW | RTLD_LOCAL)) != NULL);
-  regions = dlsym(runtime, "regions"), team_size = dlsym(runtime, "team_size"), busy = dlsym(runtime, "busy");
-  CHECK(regions != NULL && team_size != NULL && busy != NULL);
+  for (int i = 3; i < count; i++) other = load(arguments[i]), *other.team_size = THREADS;
+  runtime = load(arguments[2]);
   three = create(THREADS); /* which is when runtimes are looked for */
-  for (int round = 0; round < 20; round++) {
-    const int before = *regions;
-    /* Its team; a smaller one; a larger one; one that is in a parallel region. */
-    *team_size = round % 4 == 1 ? THREADS - 1 : round % 4 == 2 ? THREADS + 1 : THREADS;
-    *busy = round % 4 == 3;
+  for (int round = 0; round < 25; round++) {
+    const int before = *runtime.regions;
+    /* Its team; a smaller one; a larger one; one that is in a parallel region; one that gives fewer threads than asked for. */
+    *runtime.team_size = round % 5 == 1 ? THREADS - 1 : round % 5 == 2 ? THREADS + 1 : THREADS;
+    *runtime.busy = round % 5 == 3, *runtime.fewer = round % 5 == 4;
+    if (count > 3) *other.busy = *runtime.busy;
     memset(output, 0, sizeof output);
     forward(three, output);
     CHECK(memcmp(output, expected, sizeof output) == 0);
-    CHECK((*regions > before) == (round % 4 == 0 && !own));
+    CHECK((*runtime.regions > before) == ((round % 5 == 0 || round % 5 == 4) && !own));
   }
+  *runtime.busy = *runtime.fewer = 0;
+  for (int i = 0; i < 4; i++) CHECK(pthread_create(&callers[i], NULL, call, three) == 0);
+  for (int i = 0; i < 4; i++) CHECK(pthread_join(callers[i], NULL) == 0);
   OK(gmoe_engine_destroy(three));
   return 0;
 }

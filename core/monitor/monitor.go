@@ -127,16 +127,20 @@ func (m *Monitor) publish() {
 		case <-m.news:
 		default:
 		}
-		last = time.Now()
-		m.publishOnce()
+		if m.publishOnce() {
+			last = time.Now()
+		}
 	}
 }
 
 // publishOnce sends what has changed, if anything has.
-func (m *Monitor) publishOnce() {
-	if frame, err := m.state.frame(m.Stats()); err == nil && frame != nil {
-		m.hub.publish(event("frame", frame)) // made once for all clients
+func (m *Monitor) publishOnce() bool {
+	frame, err := m.state.frame(m.Stats())
+	if err != nil || frame == nil {
+		return false
 	}
+	m.hub.publish(event("frame", frame)) // made once for all clients
+	return true
 }
 
 // URL is where the console is, with the port that was taken. A token is not in it.

@@ -255,6 +255,23 @@ func TestFramesKeepTheInterval(t *testing.T) {
 	}
 }
 
+// A page reads the history before it joins: what comes in between is in its first frame.
+func TestTheFirstFrameGoesOnFromTheHistory(t *testing.T) {
+	m := start(t, Options{})
+	logged(t, m, header("one", 1, 2), step(1, []int64{5, 0}))
+	get(t, m, "/api/history")
+	logged(t, m, step(2, []int64{5, 0}))
+	next, _ := watch(t, m)
+	next() // hello
+	_, data := next()
+	var frame struct {
+		Runs []struct{ Steps [][]any } `json:"runs"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(data), &frame))
+	require.Len(t, frame.Runs[0].Steps, 1, "the history has the first step")
+	require.Equal(t, 2.0, frame.Runs[0].Steps[0][1])
+}
+
 // While nobody watches or scrapes, lines do not pile up.
 func TestLinesReachTheRegistryUnwatched(t *testing.T) {
 	m := start(t, Options{Interval: time.Minute})

@@ -87,6 +87,9 @@ func (s *state) history(stats Stats) ([]byte, error) {
 	}{head: s.head(stats), StepColumns: stepColumns, PowerColumns: powerColumns, Runs: []runHistory{}}
 	for _, r := range s.runs {
 		answer.Runs = append(answer.Runs, runHistory{r.key, r.steps.clone(), r.power.clone(), r.recentPower.clone()})
+		if stats.Clients == 0 {
+			r.forget() // a client that joins has this history, and wants what comes after it
+		}
 	}
 	s.mutex.Unlock()
 	return json.Marshal(answer)
@@ -140,13 +143,4 @@ func (s *state) frame(stats Stats) ([]byte, error) {
 	}{s.head(stats), runs}
 	s.mutex.Unlock()
 	return json.Marshal(answer)
-}
-
-// forget drops what the next frame would carry: what happened while nobody looked, a client reads from the history.
-func (s *state) forget() {
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	for _, r := range s.runs {
-		r.forget()
-	}
 }

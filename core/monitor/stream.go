@@ -15,9 +15,6 @@ const (
 // serveStream sends frames as server-sent events until the client or the console goes.
 // Frames are numbered: a client that sees a gap asks for the history again.
 func (m *Monitor) serveStream(w http.ResponseWriter, r *http.Request) {
-	if m.hub.len() == 0 {
-		m.state.forget()
-	}
 	mailbox := m.hub.join()
 	if mailbox == nil {
 		w.Header().Set("Retry-After", "5")

@@ -9,8 +9,8 @@ namespace router {
 /* Fills p with 1/(1+exp(field-theta)) with sum p = active and returns theta, one warp, expert
  * lane + 32 i at i. All energies are in units of tau. field is +infinity for an expert that is
  * barred or not there, and its p is 0; with active such experts or fewer left, all have p = 1 and
- * theta is infinite. start is a guess, or NaN. Newton's steps within a bracket that bisection
- * keeps: router/energy.go has the bounds. */
+ * theta is infinite. start is a guess, or NaN. Newton's steps and bisection within a bracket:
+ * router/energy.go says when which, and has the bounds. */
 template <int per_lane>
 __device__ __forceinline__ float occupy(const float (&field)[per_lane], float (&p)[per_lane], float active,
                                         float start) {
@@ -34,6 +34,7 @@ __device__ __forceinline__ float occupy(const float (&field)[per_lane], float (&
   low += logit;
   high += logit;
   float theta = start >= low && start <= high ? start : low + (high - low) / 2;
+  float step = high - low, before = step;
   for (int iteration = 0; iteration < 200; iteration++) { /* bisection alone needs fewer */
     float sum = 0, squares = 0;
 #pragma unroll
@@ -51,7 +52,9 @@ __device__ __forceinline__ float occupy(const float (&field)[per_lane], float (&
       high = theta;
     }
     float next = theta + (active - sum) / (sum - squares);
-    if (!(next > low && next < high)) next = low + (high - low) / 2;
+    if (!(next > low && next < high) || 2 * fabsf(next - theta) > fabsf(before)) next = low + (high - low) / 2;
+    before = step;
+    step = next - theta;
     if (next == theta) break; /* there is no closer theta */
     theta = next;
   }

@@ -37,13 +37,15 @@ SMOKE = Settings(
 )
 SMOKE_STABILITY = Stability(probes=2048, restarts=2, seeds=(0,))
 SPECIALISATION_WINDOWS = 12  # a domain
-ARMS = ("mitosis", "fixed-start", "fixed-end", "random-times", "random-experts")
+EAGER_COSINE = 0.25  # sides may agree this far and still part
+ARMS = ("mitosis", "fixed-start", "fixed-end", "random-times", "random-experts", "eager")
 LABELS = {
     "mitosis": "mitosis",
     "fixed-start": f"{START} experts to the end",
     "fixed-end": "as many as mitosis ended with, from the start",
     "random-times": "as many splits, at random times",
     "random-experts": "splits of random experts, at mitosis' times",
+    "eager": f"mitosis with max_cosine {EAGER_COSINE} instead of 0",
 }
 MARKS = ("<!-- table: generated from mitosis.json -->", "<!-- end of table -->")
 
@@ -155,6 +157,8 @@ def arm_of(name: str, seed: int, settings: Settings, out: Path) -> GrowthArm:
         return arm("mitosis")
     if name == "fixed-start":
         return arm("none")
+    if name == "eager":
+        return replace(arm("mitosis"), mitosis=replace(GROWTH, max_cosine=EAGER_COSINE))
     splits = splits_of(folder_of(out, "mitosis", seed))
     if name == "fixed-end":
         return arm("none", first=tuple(START + len(times) for times in splits))

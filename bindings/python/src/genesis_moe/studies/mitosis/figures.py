@@ -22,6 +22,7 @@ STYLES = {
     "fixed-end": ("#000000", "-"),
     "random-times": ("#0072B2", "--"),
     "random-experts": ("#009E73", "-."),
+    "eager": ("#CC79A7", "-"),
 }
 
 
