@@ -94,6 +94,18 @@ type Counters struct {
 // order, so put the long ones first. After a panic no further task starts; it is
 // raised again here, as a [TaskPanic] when there was more than one worker.
 func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
+	e.parallel(tasks, do, goTogether)
+}
+
+// ParallelLong is Parallel for work that takes one thread a millisecond or more: it runs on the host's team, if it has
+// one (see [SetTeam]). Every thread of a team has to come, some of them out of their sleep, before the call returns;
+// goroutines that are not needed any more cost nothing.
+func (e *Engine) ParallelLong(tasks int, do func(worker, task int)) {
+	e.parallel(tasks, do, e.teamTogether)
+}
+
+// parallel runs tasks on workers that together starts: work(worker) for each of so many.
+func (e *Engine) parallel(tasks int, do func(worker, task int), together func(workers int, work func(worker int))) {
 	workers := min(e.NumThreads, tasks)
 	if workers <= 1 {
 		for task := range tasks {
@@ -118,7 +130,7 @@ func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
 			do(worker, task)
 		}
 	}
-	e.together(workers, run)
+	together(workers, run)
 	if cause := failure.Load(); cause != nil {
 		panic(cause)
 	}

@@ -9,7 +9,7 @@ type Team func(n int, work func(worker int)) bool
 
 var team atomic.Pointer[Team]
 
-// SetTeam has engines run on a host's threads where it has them; nil has them run on goroutines, as they do at first.
+// SetTeam has engines run long work on a host's threads where it has them; nil has them run on goroutines, as they do at first.
 func SetTeam(t Team) {
 	if t == nil {
 		team.Store(nil)
@@ -18,9 +18,9 @@ func SetTeam(t Team) {
 	team.Store(&t)
 }
 
-// together runs work(worker) for each worker in [0, workers), all at a time. Workers of a team are those of the whole
+// teamTogether runs work(worker) for each worker in [0, workers), all at a time, on the team where there is one. Workers of a team are those of the whole
 // engine, even when fewer are wanted: a host's runtime ends the threads that a smaller team has no use for.
-func (e *Engine) together(workers int, work func(worker int)) {
+func (e *Engine) teamTogether(workers int, work func(worker int)) {
 	if host := team.Load(); host != nil {
 		if (*host)(e.NumThreads, func(worker int) {
 			if worker < workers {

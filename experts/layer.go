@@ -171,6 +171,10 @@ const (
 	stepsLeft    = 16
 )
 
+// A schedule as long as this is done by the host's team, a shorter one by goroutines: by the time that a thread of the team
+// has woken up, it would be done.
+const longSchedule = 1e6 // nanoseconds
+
 // width is how many of the columns of a product a step takes, where the product has
 // so many rows and a cost, and is the next of what remains.
 func width(columns, rows int, cost, remaining float64) int {

@@ -66,7 +66,11 @@ func (s *schedule) run(e *core.Engine, do func(worker int, s *step)) {
 		}
 		return
 	}
-	e.Parallel(len(s.steps), func(worker, task int) {
+	parallel := e.Parallel
+	if s.cost >= longSchedule {
+		parallel = e.ParallelLong
+	}
+	parallel(len(s.steps), func(worker, task int) {
 		ended := false
 		defer func() {
 			if !ended {
