@@ -127,7 +127,8 @@ import genesis_moe as gm
 child = os.fork()
 if child == 0:
     try:
-        x, index, weights = np.ones((4096, 64), np.float32), np.zeros((4096, 1), np.int64), np.ones((4096, 1), np.float32)
+        x, weights = np.ones((4096, 64), np.float32), np.ones((4096, 1), np.float32)
+        index = np.zeros((4096, 1), np.int64)
         gm.functional.experts(x, index, weights, np.ones((1, 128, 64), np.float32), np.ones((1, 64, 64), np.float32))
         print("ran", flush=True)
     except gm.ForkedError as error:

@@ -213,21 +213,21 @@ def console(
 def threads(rounds: int = 3, calls: int = 30) -> dict[str, Any]:
     """How much longer a forward call takes right after a parallel operator of torch, whose threads spin for some
     milliseconds: on those threads, and on threads of our own. A process for each, in turn."""
-    found: dict[str, list[dict[str, list[float]]]] = {"openmp": [], "own": []}
+    found: dict[str, list[list[tuple[float, float]]]] = {"openmp": [], "own": []}
     for _ in range(rounds):
         for whose, results in found.items():
             done = subprocess.run(
                 [sys.executable, "-c", _AFTER_AN_OPERATOR, json.dumps(_CASES), str(calls)],
                 check=True, capture_output=True, text=True, env={**os.environ, "GENESIS_MOE_THREADS": whose},
             )  # fmt: skip
-            results.append(json.loads(done.stdout))
+            results.append(json.loads(done.stdout)["seconds"])
     cases = []
     for number, case in enumerate(_CASES):
         row: dict[str, Any] = dict(
             zip(("hidden_size", "intermediate_size", "experts", "top_k", "tokens"), case, strict=True)
         )
         for whose, results in found.items():
-            pairs = [result["seconds"][number] for result in results]
+            pairs = [result[number] for result in results]
             row[whose] = {
                 "alone_seconds": statistics.median(alone for alone, _ in pairs),
                 "after_seconds": statistics.median(after for _, after in pairs),
@@ -284,7 +284,12 @@ def run(args: argparse.Namespace) -> int:
         if part == "calls":
             name, result = "cpu", calls(out)
         else:
-            measured = {"metering": metering, "console": console, "threads": threads}[part]()
+            parts: dict[str, Callable[[], Any]] = {
+                "metering": metering,
+                "console": console,
+                "threads": threads,
+            }
+            measured = parts[part]()
             # The load is of the machine: what else ran.
             load = os.getloadavg()[0]
             name = part
