@@ -2,7 +2,7 @@
  *
  * PyTorch's operators run on such a team, whose threads wait for the next operator by spinning, for
  * milliseconds. Workers of our own would share the processors with them: a call right after an operator
- * took up to 1.9 times as long. And a thread that spins begins at once, where one that sleeps has to be
+ * took up to 1.7 times as long. And a thread that spins begins at once, where one that sleeps has to be
  * woken. The runtime is used only where the process has loaded one already; nothing is linked with.
  *
  * SPDX-License-Identifier: Apache-2.0 */

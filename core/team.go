@@ -3,8 +3,8 @@ package core
 import "sync/atomic"
 
 // Team runs work(worker) on threads that the host's process keeps for the calling thread's parallel loops, the calling
-// one being among them: once on each of n, or of fewer where it has no more to give, numbered from 0. It returns when all have returned. It runs
-// nothing and returns false where there is no such team.
+// one being among them: once on each of n, or of fewer where it has no more to give, numbered from 0. It returns when
+// all have returned. It runs nothing and returns false where there is no such team.
 type Team func(n int, work func(worker int)) bool
 
 var team atomic.Pointer[Team]
