@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 )
 
@@ -134,15 +133,6 @@ func (e *Engine) parallel(tasks int, do func(worker, task int), together func(wo
 	if cause := failure.Load(); cause != nil {
 		panic(cause)
 	}
-}
-
-func goTogether(workers int, work func(worker int)) {
-	var group sync.WaitGroup
-	for worker := 1; worker < workers; worker++ {
-		group.Go(func() { work(worker) })
-	}
-	work(0)
-	group.Wait()
 }
 
 // TaskPanic is a panic that [Engine.Parallel] carried from a worker to its caller.

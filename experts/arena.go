@@ -60,9 +60,10 @@ func (l *layer[S, F]) layoutWorkers(a *arena, t *tiles) {
 		w.scaled = take[F](a, t.scaled)
 		w.halves = take[core.BF16](a, t.halves)
 		w.line, w.bias = take[F](a, l.hidden), take[F](a, max(l.hidden, l.gateUp))
-		w.factors = take[F](a, l.plan.slots)
+		sums := max(l.plan.slots, blockGroups)
+		w.factors = take[F](a, sums)
 		if w.sources == nil {
-			w.sources = make([]*F, l.plan.slots)
+			w.sources = make([]*F, sums)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func runBackward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Exp
 		return err
 	}
 	l.derivatives = l.gradTopKWeights != nil || l.gradHidden.present || l.gradGateUp.present || l.gradGateUpBias.present
-	if err := l.divide(a.TopKIndex); err != nil {
+	if err := l.divide(a.TopKIndex, unitRows[S, F](backwardRows)); err != nil {
 		return err
 	}
 	l.chooseSlots(l.gateUp + l.intermediate)

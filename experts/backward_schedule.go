@@ -146,7 +146,7 @@ func (l *backward[S, F]) width(columns, rows, weight int) int {
 func (l *backward[S, F]) splitWidth(columns, rows, weight int) int {
 	l.remaining -= l.cost(rows, weight)
 	const step = 10e6 // nanoseconds
-	rows = unitRows[S, F]()
+	rows = unitRows[S, F](backwardRows)
 	return width(columns, rows, l.cost(rows, weight), step*stepsLeft)
 }
 

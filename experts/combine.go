@@ -7,10 +7,6 @@ import "unsafe"
 func (l *layer[S, F]) combine(w *worker[F], out *matrix[S], rows []F, weighted bool, first, last int) {
 	p := &l.plan
 	for token := first; token < last; token++ {
-		line := w.line
-		if same[S, F]() && out.direct && l.hidden > 0 {
-			line = unsafe.Slice((*F)(unsafe.Pointer(out.at(token, 0))), l.hidden)
-		}
 		sources, factors := w.sources[:0], w.factors[:0]
 		for _, row := range p.row[token*p.slots : (token+1)*p.slots] {
 			if row < 0 {
@@ -23,13 +19,22 @@ func (l *layer[S, F]) combine(w *worker[F], out *matrix[S], rows []F, weighted b
 			sources = append(sources, unsafe.SliceData(rows[int(row)*l.hidden:]))
 			factors = append(factors, factor)
 		}
-		weightedSum(line, sources, factors)
-		if weighted && l.downBias.present {
-			l.addDownBias(w, line, token)
-		}
-		if l.hidden > 0 && unsafe.SliceData(line) == unsafe.SliceData(w.line) {
-			write(out, token, 0, line)
-		}
+		l.finish(w, out, weighted, token, sources, factors)
+	}
+}
+
+// finish writes a token's row of out: the sum of the sources times the factors, if weighted with down_bias.
+func (l *layer[S, F]) finish(w *worker[F], out *matrix[S], weighted bool, token int, sources []*F, factors []F) {
+	line := w.line
+	if same[S, F]() && out.direct && l.hidden > 0 {
+		line = unsafe.Slice((*F)(unsafe.Pointer(out.at(token, 0))), l.hidden)
+	}
+	weightedSum(line, sources, factors)
+	if weighted && l.downBias.present {
+		l.addDownBias(w, line, token)
+	}
+	if l.hidden > 0 && unsafe.SliceData(line) == unsafe.SliceData(w.line) {
+		write(out, token, 0, line)
 	}
 }
 

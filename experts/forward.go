@@ -38,6 +38,7 @@ const (
 	stageActivate stage = iota // z = x gate_up_proj^T and h = act(z), by columns of h
 	stageProject               // y = h down_proj^T, by columns of y
 	stageWhole                 // both, for several units that are cheap: see whole.go
+	stageBlock                 // both and the sum of them, for a block of tokens: see blocks.go
 	stageCombine               // output = sum of w y, by tokens
 )
 
@@ -49,9 +50,10 @@ type forward[S stored, F blas.Float] struct {
 
 	gateUpScaled, downScaled scaled // in the place of gateUpProj and downProj
 
-	tiles tiles
-	h     []F // ring of [rows of a unit, I]
-	y     []F // [rows, H]
+	blocks blocks
+	tiles  tiles
+	h      []F // ring of [rows of a unit, I]
+	y      []F // [rows, H]; by blocks, [groups, T, H]
 }
 
 func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.ExpertsForwardArgs) error {
@@ -65,9 +67,13 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 	if c.e4m3 {
 		l.gateUpScaled, l.downScaled = scaledOf(a.GateUpProj, a.GateUpScale), scaledOf(a.DownProj, a.DownScale)
 	}
-	if err := l.divide(a.TopKIndex); err != nil {
+	if l.mayBlock() {
+		l.plan.blockRows = make([]int32, blocksOf(l.tokens)*l.experts)
+	}
+	if err := l.divide(a.TopKIndex, unitRows[S, F](forwardRows)); err != nil {
 		return err
 	}
+	l.chooseBlocks()
 	l.chooseSlots(l.intermediate)
 	l.plot()
 	scratch := borrow(e, l.layout)
@@ -81,6 +87,11 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 
 // plot makes the schedule and finds the sizes of the tiles.
 func (l *forward[S, F]) plot() {
+	if l.inBlocks() {
+		l.plotBlocks()
+		l.sizeTiles()
+		return
+	}
 	s := &l.schedule
 	remaining := 0.0
 	for i := range l.units {
@@ -89,10 +100,7 @@ func (l *forward[S, F]) plot() {
 	s.cost = remaining
 	activated, projected := s.newGates(len(l.units)), s.newGates(len(l.units))
 	combined := s.newGates(1)
-	l.tiles.gathered = l.slotRows * l.hidden
-	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj), decodedSize(&l.gateUpScaled), decodedSize(&l.downScaled))
-	l.tiles.halves = max(halvesSize[S, F](l.library, l.slotRows, &l.gateUpProj), halvesSize[S, F](l.library, l.slotRows, &l.downProj))
-	l.tiles.scaled = max(scaledSize(l.slotRows, &l.gateUpScaled), scaledSize(l.slotRows, &l.downScaled))
+	l.sizeTiles()
 	cheap := l.firstCheap()
 	for group := 0; group < cheap; group += l.ring {
 		end := min(group+l.ring, cheap)
@@ -127,9 +135,22 @@ func (l *forward[S, F]) plot() {
 		}
 	}
 	l.plotCheap(cheap, remaining, combined)
+	l.plotCombine(combined)
+}
+
+// plotCombine adds the steps that need all others.
+func (l *forward[S, F]) plotCombine(combined gate) {
 	ranges(l.tokens, l.tokenWidth(), func(first, last int) {
-		s.add(step{stage: stageCombine, first: first, last: last, needs: [2]gate{combined}})
+		l.schedule.add(step{stage: stageCombine, first: first, last: last, needs: [2]gate{combined}})
 	})
+}
+
+// sizeTiles finds the sizes of what the largest unit takes.
+func (l *forward[S, F]) sizeTiles() {
+	l.tiles.gathered = l.slotRows * l.hidden
+	l.tiles.weights = max(convertedSize[F](&l.gateUpProj), convertedSize[F](&l.downProj), decodedSize(&l.gateUpScaled), decodedSize(&l.downScaled))
+	l.tiles.halves = max(halvesSize[S, F](l.library, l.slotRows, &l.gateUpProj), halvesSize[S, F](l.library, l.slotRows, &l.downProj))
+	l.tiles.scaled = max(scaledSize(l.slotRows, &l.gateUpScaled), scaledSize(l.slotRows, &l.downScaled))
 }
 
 func (l *forward[S, F]) activateCost(u *unit) float64 {
@@ -147,8 +168,12 @@ func (l *forward[S, F]) zInPlace() bool {
 
 func (l *forward[S, F]) layout(a *arena) {
 	l.plan.layout(a)
-	l.h = take[F](a, l.ring*l.slotRows*l.intermediate)
-	l.y = take[F](a, l.plan.rows*l.hidden)
+	if l.inBlocks() {
+		l.y = take[F](a, l.blocks.groups*l.tokens*l.hidden)
+	} else {
+		l.h = take[F](a, l.ring*l.slotRows*l.intermediate)
+		l.y = take[F](a, l.plan.rows*l.hidden)
+	}
 	l.layoutWorkers(a, &l.tiles)
 }
 
@@ -168,7 +193,13 @@ func (l *forward[S, F]) do(worker int, s *step) {
 				l.project(w, unit, 0, l.hidden, w.h)
 			}
 		}
+	case stageBlock:
+		l.doBlock(w, s)
 	case stageCombine:
+		if l.inBlocks() {
+			l.combineGroups(w, s.first, s.last)
+			return
+		}
 		l.combine(w, &l.output, l.y, true, s.first, s.last)
 	}
 }

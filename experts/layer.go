@@ -76,12 +76,12 @@ func returnPanic(err *error) {
 	}
 }
 
-// divide counts the rows of each expert and makes the units.
-func (l *layer[S, F]) divide(index *core.Tensor) error {
+// divide counts the rows of each expert and makes the units, of about so many rows.
+func (l *layer[S, F]) divide(index *core.Tensor, rows int) error {
 	if err := l.plan.count(&l.dimensions, index); err != nil {
 		return err
 	}
-	l.units = l.plan.units(unitRows[S, F]())
+	l.units = l.plan.units(rows)
 	for i := range l.units {
 		l.slotRows = max(l.slotRows, l.units[i].rows())
 	}
@@ -166,10 +166,13 @@ func (l *layer[S, F]) cost(rows, weight int) float64 {
 // and short ones at the end let all threads end together. Neither depends on the
 // number of threads, so that results do not.
 const (
-	shortestStep = 60e3 // nanoseconds
+	shortestStep = 20e3 // nanoseconds
 	longestStep  = 30e6
 	stepsLeft    = 16
 )
+
+// A schedule shorter than this is done by the caller: waking a thread would take as long.
+const aloneSchedule = 100e3 // nanoseconds
 
 // A schedule as long as this is done by the host's team, a shorter one by goroutines: by the time that a thread of the team
 // has woken up, it would be done.
@@ -182,7 +185,7 @@ func width(columns, rows int, cost, remaining float64) int {
 	// once for every step.
 	least := 64
 	if rows > vector.SmallRowsNN {
-		least = max(256, rows)
+		least = max(128, rows/2)
 	}
 	target := min(max(remaining/stepsLeft, shortestStep), longestStep)
 	parts := min(max(1, int(cost/target+0.5)), max(1, columns/least))

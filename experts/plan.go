@@ -2,6 +2,7 @@ package experts
 
 import (
 	"slices"
+	"unsafe"
 
 	"github.com/genesis-moe/genesis-moe/core"
 	"github.com/genesis-moe/genesis-moe/core/blas"
@@ -18,6 +19,8 @@ type plan[F blas.Float] struct {
 	pair   []int64 // [rows]: token*K + slot
 	row    []int64 // [T*K]: the row of a pair; -1 when its expert is absent
 	weight []F     // [rows]: the routing weight
+
+	blockRows []int32 // [blocks of tokens, E]: the rows of an expert in a block; nil where nobody asks
 }
 
 // layout gives the plan the memory for its rows.
@@ -27,38 +30,37 @@ func (p *plan[F]) layout(a *arena) {
 }
 
 // count is the first pass over the routing: how many rows each expert has.
-func (p *plan[F]) count(d *dimensions, index *core.Tensor) (err error) {
+func (p *plan[F]) count(d *dimensions, index *core.Tensor) error {
 	p.slots, p.pairs = d.slots, d.pairs
 	p.offset = make([]int64, d.experts+1)
-	eachExpert(d, index, func(pair int, expert int64) bool {
-		switch {
-		case expert < 0:
-			err = core.Invalidf("top_k_index", "%d for token %d in slot %d, want 0 to %d, or at least %d where no expert is meant",
-				expert, pair/d.slots, pair%d.slots, d.experts-1, d.experts)
-		case expert < int64(d.experts):
-			p.offset[expert+1]++
+	negative := eachPresent(d, index, func(pair, expert int) {
+		p.offset[expert+1]++
+		if p.blockRows != nil {
+			p.blockRows[pair/d.slots/blockTokens*d.experts+expert]++
 		}
-		return err == nil
 	})
+	if negative >= 0 {
+		token, slot := negative/d.slots, negative%d.slots
+		return core.Invalidf("top_k_index", "%d for token %d in slot %d, want 0 to %d, or at least %d where no expert is meant",
+			expertAt(index, token, slot), token, slot, d.experts-1, d.experts)
+	}
 	for e := range d.experts {
 		p.offset[e+1] += p.offset[e]
 	}
 	p.rows = int(p.offset[d.experts])
-	return err
+	return nil
 }
 
 // fill is the second pass: it gives every pair its row.
 func (p *plan[F]) fill(d *dimensions, index, weights *core.Tensor) {
 	// offset[e] serves as the next free row of e, and ends as the first one of e+1.
-	eachExpert(d, index, func(pair int, expert int64) bool {
-		if expert >= int64(d.experts) {
-			p.row[pair] = -1
-			return true
-		}
+	for pair := range p.row {
+		p.row[pair] = -1
+	}
+	eachPresent(d, index, func(pair, expert int) {
 		row := p.offset[expert]
 		p.offset[expert]++
 		p.pair[row], p.row[pair] = int64(pair), row
-		return true
 	})
 	copy(p.offset[1:], p.offset[:d.experts])
 	p.offset[0] = 0
@@ -73,25 +75,37 @@ func (p *plan[F]) fill(d *dimensions, index, weights *core.Tensor) {
 	}
 }
 
-// eachExpert calls do with the index of every pair, in order, while it returns true.
-func eachExpert(d *dimensions, index *core.Tensor, do func(pair int, expert int64) bool) {
-	tokenStride, slotStride := index.Stride(0), index.Stride(1)
-	narrow := index.DType == core.Int32
-	for pair, token := 0, int64(0); token < int64(d.tokens); token++ {
-		for slot := range int64(d.slots) {
-			address := index.At(token*tokenStride + slot*slotStride)
-			expert := int64(0)
-			if narrow {
-				expert = int64(*(*int32)(address))
-			} else {
-				expert = *(*int64)(address)
+// eachPresent calls do with every pair whose expert is present, in order. It stops at a pair with a negative expert and
+// returns it; -1 where there is none.
+func eachPresent(d *dimensions, index *core.Tensor, do func(pair, expert int)) int {
+	if index.DType == core.Int32 {
+		return eachOf[int32](d, index, do)
+	}
+	return eachOf[int64](d, index, do)
+}
+
+func eachOf[I int32 | int64](d *dimensions, index *core.Tensor, do func(pair, expert int)) int {
+	var one I
+	step := index.Stride(1) * int64(unsafe.Sizeof(one))
+	for token := range d.tokens {
+		row := index.At(int64(token) * index.Stride(0))
+		for slot := range d.slots {
+			if expert := *(*I)(unsafe.Add(row, int64(slot)*step)); uint64(expert) < uint64(d.experts) {
+				do(token*d.slots+slot, int(expert))
+			} else if expert < 0 {
+				return token*d.slots + slot
 			}
-			if !do(pair, expert) {
-				return
-			}
-			pair++
 		}
 	}
+	return -1
+}
+
+func expertAt(index *core.Tensor, token, slot int) int64 {
+	address := index.At(int64(token)*index.Stride(0) + int64(slot)*index.Stride(1))
+	if index.DType == core.Int32 {
+		return int64(*(*int32)(address))
+	}
+	return *(*int64)(address)
 }
 
 // token is the token of a row.
@@ -118,14 +132,20 @@ type unit struct {
 
 func (u *unit) rows() int { return u.last - u.first }
 
-// unitRows is how many rows a unit has at most, about: enough that a BLAS runs at full
-// speed, few enough that the units in flight take little memory. Gradients that are not
-// summed in place cost memory for each expert of several units, so these are fewer.
-func unitRows[S stored, F blas.Float]() int {
+// A unit has about so many rows at most: enough that a BLAS runs at full speed, few enough that the units in flight
+// take little memory and that one does not wait for another. A gradient's sum is longer with more, and one that is
+// not summed in place costs memory for each expert of several units, so backward has fewer and longer ones.
+const (
+	forwardRows  = 128
+	backwardRows = 320
+)
+
+// unitRows is that number, more of them where they are multiplied in bfloat16, which is faster.
+func unitRows[S stored, F blas.Float](rows int) int {
 	if same[S, F]() {
-		return 320
+		return rows
 	}
-	return 512
+	return rows * 8 / 5
 }
 
 // units cuts the rows, experts with many first: what comes last should be short.

@@ -60,7 +60,7 @@ func (s *schedule) add(next step) {
 // run does all steps on the engine's threads; on the caller's alone when waking others
 // would take longer than the work.
 func (s *schedule) run(e *core.Engine, do func(worker int, s *step)) {
-	if s.cost < shortestStep {
+	if s.cost < aloneSchedule {
 		for i := range s.steps {
 			do(0, &s.steps[i])
 		}
@@ -96,15 +96,10 @@ func (s *schedule) run(e *core.Engine, do func(worker int, s *step)) {
 	})
 }
 
-// spins is how often a gate is looked at before the thread sleeps: a few microseconds.
-const spins = 2000
-
 // await returns when a gate is open; false when another step has panicked.
 func (s *schedule) await(g gate) bool {
-	for range spins {
-		if atomic.LoadInt32(&s.gates[g]) == 0 {
-			return true
-		}
+	if core.Spin(func() bool { return atomic.LoadInt32(&s.gates[g]) == 0 }) {
+		return true
 	}
 	s.mutex.Lock()
 	defer s.mutex.Unlock()

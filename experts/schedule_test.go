@@ -53,7 +53,7 @@ func plotted[S stored](t *testing.T, tokens, slots, hidden, experts, intermediat
 	l.downProj = stack[S]{present: true, experts: experts, rows: hidden, columns: intermediate, row: intermediate, column: 1}
 	l.gradGateUp, l.gradDown = l.gateUpProj, l.downProj
 	l.plan.slots, l.plan.pairs, l.plan.offset, l.plan.rows = slots, z, offset, int(offset[experts])
-	l.units = l.plan.units(unitRows[S, float32]())
+	l.units = l.plan.units(unitRows[S, float32](backwardRows))
 	l.slotRows = l.units[0].rows()
 	l.chooseSlots(3 * intermediate)
 	l.plot()

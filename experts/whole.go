@@ -5,7 +5,7 @@ package experts
 // fast to compute as those of one large expert.
 
 // cheapest is how long a unit takes at most, in nanoseconds, that is done whole.
-const cheapest = shortestStep / 2
+const cheapest = 30e3
 
 // firstCheap is the first of the units that are done whole. Units come by their number of
 // rows, and cost by it, so that all that follow are cheap too.

@@ -148,7 +148,9 @@ func (c *chooser[F]) choose(logits []F) []int32 {
 	c.score(logits)
 	c.chosen.reset(c.chosenScores, c.chosenIndex)
 	k := c.options.TopK
-	if groups := groupsOf(c.options); c.open != nil {
+	if groups := groupsOf(c.options); usesGap(c.options) {
+		c.offerWithinGap(k)
+	} else if c.open != nil {
 		for _, s := range c.open {
 			c.chosen.offer(c.scores[s.from:s.to], s.from, k)
 		}
@@ -164,15 +166,31 @@ func (c *chooser[F]) choose(logits []F) []int32 {
 		c.chosen.offer(c.scores, 0, k)
 	}
 	c.chosen.sort()
-	active := k
-	if usesGap(c.options) {
-		// f - min f <= gap, f being minus the score. At least the ground state.
-		active = 1
-		for active < k && c.chosen.scores[0]-c.chosen.scores[active] <= c.gap {
-			active++
+	return c.chosen.index
+}
+
+// offerWithinGap offers the experts with f - min f <= gap, f being minus the score, at least the ground state. Most
+// are further away, where many could be chosen, and need not be ranked.
+func (c *chooser[F]) offerWithinGap(k int) {
+	open := c.open
+	if open == nil {
+		open = []span{{0, len(c.scores)}}
+	}
+	ground, lowest := open[0].from, c.scores[open[0].from]
+	for _, s := range open {
+		for e, score := range c.scores[s.from:s.to] {
+			if score > lowest {
+				ground, lowest = s.from+e, score
+			}
 		}
 	}
-	return c.chosen.index[:active]
+	for _, s := range open {
+		for e := s.from; e < s.to; e++ {
+			if e == ground || lowest-c.scores[e] <= c.gap {
+				c.chosen.offer(c.scores[e:e+1], e, k)
+			}
+		}
+	}
 }
 
 // score fills scores. A NaN becomes the worst score, so that ranks are defined.

@@ -79,8 +79,8 @@ func panelsNT[W float32 | uint16 | uint8](kernels []rowKernel[W], m, n, k int, x
 	}
 	columns := columnsNT
 	if blocks == 1 {
-		// w is read in the order of its rows, which the processor foresees, unless they are as short as those of bytes.
-		ahead1, ahead2 := 0, 0
+		// The processor foresees where a row of w goes on, not which begins; every second one that is asked for is enough.
+		ahead1, ahead2 := 7*ldw, 9*ldw
 		if unsafe.Sizeof(*w) == 1 {
 			ahead1, ahead2 = 4*ldw, 6*ldw
 		}
@@ -149,15 +149,15 @@ func gemmNNBF16(m, n, k int, x *float32, ldx int, w *core.BF16, ldw int, y *floa
 // next chunk; the order of additions does not depend on the chunks.
 func panelsNN[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float32, ldx int, w *W, ldw int, y *float32, ldy int, accumulate bool) {
 	blocks := (m + len(kernels) - 1) / len(kernels)
-	chunk, strip := chunkNN, n
+	chunk, strip := min(blocks*streamsNN, chunkNN), n
 	if blocks > 1 {
-		chunk, strip = 2*chunkNN, stripNN
+		strip = stripNN
 	}
 	for p := 0; p < k; p += chunk {
 		for j := 0; j < n; j += strip {
 			for b := range blocks {
 				first, last := m*b/blocks, m*(b+1)/blocks
-				ahead1, ahead2 := 0, 0
+				ahead1, ahead2 := stripNN, stripNN*3/2 // of the next block of columns
 				if blocks > 1 {
 					ahead1, ahead2 = ahead(b, blocks, strip, strip/4)
 				}
@@ -168,9 +168,12 @@ func panelsNN[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float3
 }
 
 const (
-	// chunkNN is the number of rows of w that GemmNN goes through at a time: no
-	// more than the processor keeps page addresses and streams for.
-	chunkNN = 32
+	// streamsNN is the number of rows of w that GemmNN goes through at a time when it goes
+	// through w once: as many streams as the processor foresees. The more often it goes
+	// through w, the less counts how that comes from memory.
+	streamsNN = 12
+	// chunkNN is that number at most: no more than the processor keeps page addresses for.
+	chunkNN = 64
 	// stripNN is the number of columns of a strip: four cache lines.
 	stripNN = 64
 )

@@ -1,0 +1,74 @@
+package core
+
+import (
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+// gang is goroutines that help with some work. Its state is how many are at it, plus closed once nothing is left to begin.
+type gang struct {
+	state atomic.Int64
+	ended chan struct{} // closed by the last one of a closed gang
+}
+
+const closed = 1 << 32
+
+// goTogether runs work(worker) here as worker 0 and on goroutines as the others, until it has returned everywhere that it
+// began. work returns when nothing is left to begin: a goroutine that comes after that, as waking a thread takes some
+// ten microseconds, is not waited for.
+func goTogether(workers int, work func(worker int)) {
+	g := &gang{ended: make(chan struct{})}
+	for worker := 1; worker < workers; worker++ {
+		go g.help(worker, work)
+	}
+	defer g.close()
+	work(0)
+}
+
+func (g *gang) help(worker int, work func(worker int)) {
+	for {
+		state := g.state.Load()
+		if state >= closed {
+			return
+		}
+		if g.state.CompareAndSwap(state, state+1) {
+			break
+		}
+	}
+	defer func() {
+		if g.state.Add(-1) == closed {
+			close(g.ended)
+		}
+	}()
+	work(worker)
+}
+
+// close waits for those who are at work.
+func (g *gang) close() {
+	if g.state.Add(closed) == closed || Spin(func() bool { return g.state.Load() == closed }) {
+		return
+	}
+	<-g.ended
+}
+
+// spinTime is how long a thread waits without sleeping. Where a call came from another language, the Go runtime
+// needs two other threads to put the caller's to sleep and to wake it, which takes about as long.
+const spinTime = 100 * time.Microsecond
+
+// Spin waits a moment until done, by asking again and again, and reports whether it is. It
+// does not wait where no other thread could run meanwhile.
+func Spin(done func() bool) bool {
+	const looks = 100 // between two looks at the clock
+	alone := runtime.GOMAXPROCS(0) == 1
+	for start := time.Now(); ; {
+		for range looks {
+			if done() {
+				return true
+			}
+		}
+		if alone || time.Since(start) > spinTime {
+			return false
+		}
+	}
+}
