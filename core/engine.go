@@ -96,11 +96,18 @@ func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
 	e.parallel(tasks, do, goTogether)
 }
 
-// ParallelLong is Parallel for work that takes one thread a millisecond or more: it runs on the host's team, if it has
-// one (see [SetTeam]). Every thread of a team has to come, some of them out of their sleep, before the call returns;
-// goroutines that are not needed any more cost nothing.
-func (e *Engine) ParallelLong(tasks int, do func(worker, task int)) {
-	e.parallel(tasks, do, e.teamTogether)
+// longWork is how long work takes one thread, in nanoseconds, from which on a team is worth calling: every thread of it
+// has to come, some of them out of their sleep, before the call returns.
+const longWork = 1e6
+
+// ParallelFor is Parallel for work that takes one thread about so many nanoseconds: where that is a millisecond or more, it
+// runs on the host's team, if it has one (see [SetTeam]).
+func (e *Engine) ParallelFor(nanoseconds float64, tasks int, do func(worker, task int)) {
+	if nanoseconds >= longWork {
+		e.parallel(tasks, do, e.teamTogether)
+		return
+	}
+	e.parallel(tasks, do, goTogether)
 }
 
 // parallel runs tasks on workers that together starts: work(worker) for each of so many.

@@ -46,6 +46,41 @@ func BenchmarkLayer(b *testing.B) {
 	}
 }
 
+// BenchmarkSmallExperts is a prompt through experts as calibration makes them: a dozen neurons each, a third of them
+// for each token, and one set of weights after the other, as layers have them.
+func BenchmarkSmallExperts(b *testing.B) {
+	const tokens, slots, hidden, experts, intermediate, layers = 256, 99, 576, 98, 12, 16
+	r := rand.New(rand.NewPCG(1, 1))
+	var calls []*core.ExpertsForwardArgs
+	for range layers {
+		a, _ := swiGLUTrial(tokens, slots, hidden, experts, intermediate, core.Float32).uniform()
+		a.PreActivation = nil
+		a.DownProj.Strides = []int64{hidden * intermediate, 1, hidden} // a row for each neuron
+		calls = append(calls, a)
+	}
+	index, rows := make([]int64, tokens*slots), 0
+	for pair := range index {
+		index[pair] = experts
+		if expert := pair % slots; expert < experts && r.IntN(3) == 0 {
+			index[pair] = int64(expert)
+			rows++
+		}
+	}
+	for _, threads := range []int{1, 2} {
+		b.Run(fmt.Sprintf("threads=%d", threads), func(b *testing.B) {
+			e := engine(b, threads)
+			for call := 0; b.Loop(); call++ {
+				a := calls[call%layers]
+				a.TopKIndex = core.FromSlice(index, tokens, slots)
+				if err := Forward(e, a); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(6*float64(rows*hidden*intermediate)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		})
+	}
+}
+
 // uniform presents a trial without a reference: random numbers, compact tensors.
 func (c trial) uniform() (*core.ExpertsForwardArgs, *core.ExpertsBackwardArgs) {
 	r := rand.New(rand.NewPCG(1, 1))

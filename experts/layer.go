@@ -174,10 +174,6 @@ const (
 // A schedule shorter than this is done by the caller: waking a thread would take as long.
 const aloneSchedule = 100e3 // nanoseconds
 
-// A schedule as long as this is done by the host's team, a shorter one by goroutines: by the time that a thread of the team
-// has woken up, it would be done.
-const longSchedule = 1e6 // nanoseconds
-
 // width is how many of the columns of a product a step takes, where the product has
 // so many rows and a cost, and is the next of what remains.
 func width(columns, rows int, cost, remaining float64) int {

@@ -66,11 +66,7 @@ func (s *schedule) run(e *core.Engine, do func(worker int, s *step)) {
 		}
 		return
 	}
-	parallel := e.Parallel
-	if s.cost >= longSchedule {
-		parallel = e.ParallelLong
-	}
-	parallel(len(s.steps), func(worker, task int) {
+	e.ParallelFor(s.cost, len(s.steps), func(worker, task int) {
 		ended := false
 		defer func() {
 			if !ended {

@@ -9,7 +9,16 @@ import (
 // shapes are the sizes of a call, in the letters of genesis_moe.h.
 type shapes struct {
 	tokens, hidden, width, experts, slots int
+	projected                             bool       // there is a projection from hidden to width
 	compute                               core.DType // of what is computed: float64 with float64 hidden states, else float32
+}
+
+// products is the number of multiplications in the matrix products of a token.
+func (s *shapes) products() int {
+	if !s.projected {
+		return s.experts * s.width
+	}
+	return s.width * (s.experts + s.hidden)
 }
 
 var (
@@ -84,7 +93,7 @@ func (in inputs) check(o *core.RouterOptions, device core.Device) (shapes, error
 	}
 	return shapes{
 		tokens: int(tokens), hidden: int(hidden), width: int(width), experts: int(experts), slots: o.TopK,
-		compute: computeType(in.hiddenStates.DType),
+		projected: in.projection != nil, compute: computeType(in.hiddenStates.DType),
 	}, nil
 }
 

@@ -31,7 +31,7 @@ func Backward(e *core.Engine, a *core.RouterBackwardArgs) error {
 		err = backward[float32](e, library, a, s)
 	}
 	if err == nil {
-		count(e, s, a.Projection != nil, 2)
+		count(e, s, 2)
 	}
 	return err
 }
@@ -99,7 +99,7 @@ func backward[F blas.Float](e *core.Engine, library *blas.Library, a *core.Route
 	defer e.Release(scratch)
 	g.allocate(scratch)
 
-	e.Parallel(blocks(s.tokens), func(worker, task int) { g.block(&g.pool[worker], task) })
+	e.ParallelFor(2*s.forwardCost(), blocks(s.tokens), func(worker, task int) { g.block(&g.pool[worker], task) })
 	sums := g.reduce()
 	if a.GradBias != nil {
 		store(a.GradBias, 0, a.GradBias.Stride(0), convert[F](sums[:s.experts]))

@@ -29,18 +29,15 @@ func Forward(e *core.Engine, a *core.RouterForwardArgs) error {
 		err = forward[float32](e, library, a, s)
 	}
 	if err == nil {
-		count(e, s, a.Projection != nil, 1)
+		count(e, s, 1)
 	}
 	return err
 }
 
 // count adds the matrix products of passes over the tokens, and the bytes of hidden
 // states and parameters that they read or write, to the engine's counters.
-func count(e *core.Engine, s shapes, projected bool, passes int) {
-	perToken := s.experts * s.width
-	if projected {
-		perToken += s.width * s.hidden
-	}
+func count(e *core.Engine, s shapes, passes int) {
+	perToken := s.products()
 	size := 4
 	if s.compute == core.Float64 {
 		size = 8
@@ -76,7 +73,7 @@ type scorer[F blas.Float] struct {
 func scorerSize[F blas.Float](s shapes, p *parameters[F], states reader[F]) int {
 	rows := blockRows(s.tokens)
 	size := core.ScratchSize[F](states.bufferSize(rows, s.hidden))
-	if p.projected {
+	if s.projected {
 		size += core.ScratchSize[F](rows * s.width)
 	}
 	return size
@@ -86,7 +83,7 @@ func newScorer[F blas.Float](scratch *core.Scratch, s shapes, p *parameters[F], 
 	rows := blockRows(s.tokens)
 	c := scorer[F]{shapes: s, parameters: p, library: library, states: states}
 	c.buffer = core.Take[F](scratch, states.bufferSize(rows, s.hidden))
-	if p.projected {
+	if s.projected {
 		c.z = core.Take[F](scratch, rows*s.width)
 	}
 	return c
@@ -174,9 +171,15 @@ func forward[F blas.Float](e *core.Engine, library *blas.Library, a *core.Router
 // forBlocks runs do on all blocks of tokens [from, from+n).
 func forBlocks(e *core.Engine, s shapes, do func(worker, from, n int)) {
 	rows := blockRows(s.tokens)
-	e.Parallel(blocks(s.tokens), func(worker, task int) {
+	e.ParallelFor(s.forwardCost(), blocks(s.tokens), func(worker, task int) {
 		do(worker, task*rows, min(rows, s.tokens-task*rows))
 	})
+}
+
+// forwardCost estimates how many nanoseconds a pass over the tokens takes one thread.
+func (s *shapes) forwardCost() float64 {
+	const flopsPerNanosecond, perLogit = 80, 30 // a logit is ranked, and has a share in the gates and in what is written
+	return float64(s.tokens) * (2*float64(s.products())/flopsPerNanosecond + perLogit*float64(s.experts))
 }
 
 // routeBatch scores all tokens, finds the prices of this batch, and then routes.

@@ -15,7 +15,6 @@ type parameters[F blas.Float] struct {
 	norms      []F       // [E] |c_e|; cosine only
 	epsilon    F
 	cosine     bool
-	projected  bool
 }
 
 func parametersSize[F blas.Float](s shapes) int {
@@ -28,9 +27,8 @@ func loadParameters[F blas.Float](scratch *core.Scratch, o *core.RouterOptions, 
 		bias:      loadVector[F](scratch, in.bias),
 		epsilon:   F(o.Epsilon),
 		cosine:    !linear(o),
-		projected: in.projection != nil,
 	}
-	if p.projected {
+	if s.projected {
 		p.projection = loadMatrix[F](scratch, in.projection)
 	}
 	if p.cosine {
