@@ -93,7 +93,7 @@ type Counters struct {
 // order, so put the long ones first. After a panic no further task starts; it is
 // raised again here, as a [TaskPanic] when there was more than one worker.
 func (e *Engine) Parallel(tasks int, do func(worker, task int)) {
-	e.parallel(tasks, do, goTogether)
+	e.parallel(tasks, do, e.goTogether)
 }
 
 // longWork is how long work takes one thread, in nanoseconds, from which on a team is worth calling: every thread of it
@@ -107,7 +107,7 @@ func (e *Engine) ParallelFor(nanoseconds float64, tasks int, do func(worker, tas
 		e.parallel(tasks, do, e.teamTogether)
 		return
 	}
-	e.parallel(tasks, do, goTogether)
+	e.parallel(tasks, do, e.goTogether)
 }
 
 // parallel runs tasks on workers that together starts: work(worker) for each of so many.

@@ -8,17 +8,18 @@ import (
 
 // gang is goroutines that help with some work. Its state is how many are at it, plus closed once nothing is left to begin.
 type gang struct {
-	state atomic.Int64
-	ended chan struct{} // closed by the last one of a closed gang
+	engine *Engine
+	state  atomic.Int64
+	ended  chan struct{} // closed by the last one of a closed gang
 }
 
 const closed = 1 << 32
 
 // goTogether runs work(worker) here as worker 0 and on goroutines as the others, until it has returned everywhere that it
-// began. work returns when nothing is left to begin: a goroutine that comes after that, as waking a thread takes some
-// ten microseconds, is not waited for.
-func goTogether(workers int, work func(worker int)) {
-	g := &gang{ended: make(chan struct{})}
+// began. work returns when nothing is left to begin: a goroutine that comes after that, as waking a thread may take
+// a hundred microseconds, is not waited for.
+func (e *Engine) goTogether(workers int, work func(worker int)) {
+	g := &gang{engine: e, ended: make(chan struct{})}
 	for worker := 1; worker < workers; worker++ {
 		go g.help(worker, work)
 	}
@@ -46,7 +47,7 @@ func (g *gang) help(worker int, work func(worker int)) {
 
 // close waits for those who are at work.
 func (g *gang) close() {
-	if g.state.Add(closed) == closed || Spin(func() bool { return g.state.Load() == closed }) {
+	if g.state.Add(closed) == closed || g.engine.Spin(func() bool { return g.state.Load() == closed }) {
 		return
 	}
 	<-g.ended
@@ -57,18 +58,21 @@ func (g *gang) close() {
 const spinTime = 100 * time.Microsecond
 
 // Spin waits a moment until done, by asking again and again, and reports whether it is. It
-// does not wait where no other thread could run meanwhile.
-func Spin(done func() bool) bool {
+// does not wait where the engine has more threads than can run at a time.
+func (e *Engine) Spin(done func() bool) bool {
 	const looks = 100 // between two looks at the clock
-	alone := runtime.GOMAXPROCS(0) == 1
-	for start := time.Now(); ; {
+	if done() {
+		return true
+	}
+	if e.NumThreads > runtime.GOMAXPROCS(0) {
+		return false
+	}
+	for start := time.Now(); time.Since(start) < spinTime; {
 		for range looks {
 			if done() {
 				return true
 			}
 		}
-		if alone || time.Since(start) > spinTime {
-			return false
-		}
 	}
+	return false
 }

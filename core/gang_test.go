@@ -39,13 +39,40 @@ func TestParallelWaitsForWorkersThatAreAtIt(t *testing.T) {
 }
 
 func TestSpin(t *testing.T) {
-	require.True(t, Spin(func() bool { return true }))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	e := engine(t, 2)
+	require.True(t, e.Spin(func() bool { return true }))
 	start := time.Now()
-	require.False(t, Spin(func() bool { return false }))
-	if runtime.GOMAXPROCS(0) > 1 {
-		require.Greater(t, time.Since(start), spinTime)
-	}
+	require.False(t, e.Spin(func() bool { return false }))
+	require.GreaterOrEqual(t, time.Since(start), spinTime)
 	looks := 0
-	require.True(t, Spin(func() bool { looks++; return looks == 7 }))
+	require.True(t, e.Spin(func() bool { looks++; return looks == 7 }))
 	require.Equal(t, 7, looks)
+	looks = 0
+	require.False(t, engine(t, 3).Spin(func() bool { looks++; return looks == 7 }), "more threads than can run")
+	require.Equal(t, 1, looks)
+}
+
+// Long work runs on the host's team, short work does not.
+func TestParallelForUsesTheTeam(t *testing.T) {
+	defer SetTeam(nil)
+	e := engine(t, 2)
+	for _, has := range []bool{true, false} {
+		regions := 0
+		SetTeam(func(n int, work func(worker int)) bool {
+			require.Equal(t, 2, n)
+			regions++
+			if has {
+				work(1)
+				work(0)
+			}
+			return has
+		})
+		for i, nanoseconds := range []float64{0, longWork - 1, longWork, 1e12} {
+			var sum atomic.Int64
+			e.ParallelFor(nanoseconds, 4, func(_, task int) { sum.Add(int64(task + 1)) })
+			require.EqualValues(t, 10, sum.Load())
+			require.Equal(t, max(0, i-1), regions, "%v ns", nanoseconds)
+		}
+	}
 }

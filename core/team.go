@@ -30,5 +30,5 @@ func (e *Engine) teamTogether(workers int, work func(worker int)) {
 			return
 		}
 	}
-	goTogether(workers, work)
+	e.goTogether(workers, work)
 }

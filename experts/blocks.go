@@ -8,7 +8,7 @@ import (
 // Where tokens have many experts of few neurons each, the experts' outputs are far more than is computed to make
 // them: writing and reading [rows, H] takes longer than the products. Then the tokens go by blocks: all
 // experts of a block, one after the other, add their outputs to the same [tokens of a block, H], which stays in
-// the cache. Where there are few blocks, experts go by groups too, each with an [T, H] of its own.
+// the cache. Where there are few blocks, experts go by groups too, each with outputs [T, H] of its own.
 
 // blocks says how a call is cut; with no groups it is not.
 type blocks struct{ count, groups int }
@@ -17,15 +17,16 @@ const (
 	blockTokens       = 64
 	blockIntermediate = 64      // neurons of an expert at most
 	blockBytes        = 1 << 20 // of the outputs of a block at most
-	blockDensity      = 8       // a token has one in so many of the experts at least
-	blockSteps        = 16      // so many blocks and groups together are enough for all threads to be busy
+	blockDensity      = 8       // a token has one in so many of the experts at least, on average
+	blockExperts      = 4       // and so many
+	blockSteps        = 16      // blocks times groups: enough that a few threads end together
 	blockGroups       = 8       // at most
 )
 
-// mayBlock reports whether the shapes allow for blocks; which of them are needed is known once rows are counted.
+// mayBlock reports whether the shapes allow for blocks; the rest is known once rows are counted.
 func (l *forward[S, F]) mayBlock() bool {
 	var f F
-	return !l.e4m3 && l.tokens >= blockTokens/2 && l.experts > 0 && l.hidden > 0 && l.hidden*blockTokens*int(unsafe.Sizeof(f)) <= blockBytes &&
+	return !l.e4m3 && l.tokens >= blockTokens/2 && l.slots >= blockExperts && l.slots*blockDensity >= l.experts && l.experts > 0 && l.hidden > 0 && l.hidden*blockTokens*int(unsafe.Sizeof(f)) <= blockBytes &&
 		l.intermediate > 0 && l.intermediate <= blockIntermediate
 }
 
@@ -34,12 +35,14 @@ func (l *forward[S, F]) inBlocks() bool { return l.blocks.groups > 0 }
 
 // chooseBlocks decides it, once the rows are counted.
 func (l *forward[S, F]) chooseBlocks() {
-	if l.plan.blockRows == nil || l.plan.rows*blockDensity < l.tokens*l.experts {
+	rows := l.plan.rows
+	if l.plan.blockRows == nil || rows*blockDensity < l.tokens*l.experts || rows < blockExperts*l.tokens ||
+		slices.Max(l.plan.blockRows) > blockTokens { // some tokens name an expert twice: units could be of any size
 		return
 	}
 	b := &l.blocks
 	b.count = blocksOf(l.tokens)
-	b.groups = min(max(1, blockSteps/b.count), blockGroups, l.experts)
+	b.groups = min((blockSteps+b.count-1)/b.count, blockGroups, l.experts, rows/l.tokens)
 }
 
 // plotBlocks makes the schedule, and units of the rows that an expert has in a block, in the order of their steps.

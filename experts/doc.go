@@ -13,7 +13,8 @@
 //
 // A counting sort groups the (token, slot) pairs by expert. An expert's rows form a
 // unit, or several when there are many. Work on a unit is cut into steps by columns,
-// so that a single token keeps every core busy too. Steps wait for one another and not
+// so that a single token keeps every core busy too; small units are done whole, and where tokens have many small
+// experts, these go by blocks of tokens. Steps wait for one another and not
 // for the end of a phase, and their number and sizes follow from the routing and the
 // shapes alone: results do not depend on the number of threads.
 package experts

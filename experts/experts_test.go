@@ -257,7 +257,7 @@ func TestManyRows(t *testing.T) {
 	e := engine(t, 2)
 	for _, dtype := range []core.DType{core.Float32, core.Float64, core.BFloat16} {
 		for arrangement := range arrangements {
-			c := swiGLUTrial(1500, 1, 12, 2, 20, dtype)
+			c := swiGLUTrial(1500, 1, 12, 2, 70, dtype)
 			c.routing, c.biases = routing(arrangement)%duplicate, true
 			c.gradients, c.weights, c.inputs = arrangement, arrangement, arrangement
 			c.verify(t, e)
@@ -339,10 +339,13 @@ func determinismTrials() []trial {
 		swiGLUTrial(1, 2, 64, 4, 96, core.Float32),
 		swiGLUTrial(33, 2, 520, 4, 700, core.Float32),
 		swiGLUTrial(200, 3, 40, 9, 50, core.BFloat16),
-		swiGLUTrial(1700, 1, 16, 2, 24, core.BFloat16),
-		swiGLUTrial(1700, 1, 16, 2, 24, core.Float32),
+		swiGLUTrial(1700, 1, 16, 2, 70, core.BFloat16),
+		swiGLUTrial(1700, 1, 16, 2, 70, core.Float32),
 		swiGLUTrial(50, 2, 30, 4, 20, core.Float64),
 		swiGLUTrial(301, 2, 261, 4, 333, core.BFloat16),
+		// By blocks, in several groups.
+		swiGLUTrial(130, 5, 130, 9, 20, core.Float32),
+		swiGLUTrial(130, 6, 130, 9, 20, core.BFloat16),
 	}
 	for i := range trials {
 		trials[i].biases = true
@@ -495,26 +498,32 @@ func TestCounters(t *testing.T) {
 // The ledger has each expert's rows, and its FLOPs add up to the engine's.
 func TestLedger(t *testing.T) {
 	e := engine(t, 2)
+	for layer, c := range map[int32]trial{
+		7: swiGLUTrial(20, 2, 24, 4, 16, core.Float32),
+		8: swiGLUTrial(90, 6, 24, 9, 16, core.Float32), // by blocks
+	} {
+		s := c.present(c.pose())
+		forward, backward := c.forwardArgs(s), c.backwardArgs(s)
+		forward.Options.Layer, backward.Options.Layer = layer, layer
+		require.NoError(t, Forward(e, forward))
+		require.NoError(t, Backward(e, backward))
+		require.NoError(t, Forward(e, c.forwardArgs(s)), "without a layer")
+		require.Empty(t, e.Ledger.Layer(1))
+		work := e.Ledger.Layer(layer)
+		require.Len(t, work, c.e)
+		rows, flops := make([]uint64, c.e), uint64(0)
+		for _, expert := range unsafe.Slice((*int64)(forward.TopKIndex.Data), c.t*c.k) {
+			rows[expert]++
+		}
+		for i, w := range work {
+			require.Equal(t, rows[i], w.Rows)
+			require.Equal(t, rows[i] > 0, w.Bytes > 0)
+			flops += w.FLOPs
+		}
+		require.EqualValues(t, 3*2*c.t*c.k*c.h*3*c.i, flops)
+	}
 	c := swiGLUTrial(20, 2, 24, 4, 16, core.Float32)
-	s := c.present(c.pose())
-	forward, backward := c.forwardArgs(s), c.backwardArgs(s)
-	forward.Options.Layer, backward.Options.Layer = 7, 7
-	require.NoError(t, Forward(e, forward))
-	require.NoError(t, Backward(e, backward))
-	require.NoError(t, Forward(e, c.forwardArgs(s)), "without a layer")
-	require.Empty(t, e.Ledger.Layer(1))
-	work := e.Ledger.Layer(7)
-	require.Len(t, work, 4)
-	rows, flops := make([]uint64, 4), uint64(0)
-	for _, expert := range unsafe.Slice((*int64)(forward.TopKIndex.Data), 40) {
-		rows[expert]++
-	}
-	for i, w := range work {
-		require.Equal(t, rows[i], w.Rows)
-		require.Equal(t, rows[i] > 0, w.Bytes > 0)
-		flops += w.FLOPs
-	}
-	require.EqualValues(t, 3*2*40*24*3*16, flops)
+	forward := c.forwardArgs(c.present(c.pose()))
 	forward.Options.Layer = core.MaxLayer + 1
 	require.ErrorContains(t, Forward(e, forward), "layer: 4097, want 1 to 4096")
 }

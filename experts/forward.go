@@ -57,23 +57,10 @@ type forward[S stored, F blas.Float] struct {
 }
 
 func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.ExpertsForwardArgs) error {
-	l := &forward[S, F]{
-		gateUpBias: matrixOf[S](a.GateUpBias),
-		output:     matrixOf[S](a.Output), preActivation: matrixOf[S](a.PreActivation),
-	}
-	if err := l.open(e, c, &a.Options, &inputs{a.HiddenStates, a.TopKIndex, a.TopKWeights, a.GateUpProj, a.DownProj, a.DownBias}); err != nil {
+	l, err := divided[S, F](e, c, a)
+	if err != nil {
 		return err
 	}
-	if c.e4m3 {
-		l.gateUpScaled, l.downScaled = scaledOf(a.GateUpProj, a.GateUpScale), scaledOf(a.DownProj, a.DownScale)
-	}
-	if l.mayBlock() {
-		l.plan.blockRows = make([]int32, blocksOf(l.tokens)*l.experts)
-	}
-	if err := l.divide(a.TopKIndex, unitRows[S, F](forwardRows)); err != nil {
-		return err
-	}
-	l.chooseBlocks()
 	l.chooseSlots(l.intermediate)
 	l.plot()
 	scratch := borrow(e, l.layout)
@@ -83,6 +70,28 @@ func runForward[S stored, F blas.Float](e *core.Engine, c *checker, a *core.Expe
 	l.schedule.run(e, l.do)
 	l.count(a.WorkRate())
 	return nil
+}
+
+// divided looks at the arguments, counts rows and decides how they go.
+func divided[S stored, F blas.Float](e *core.Engine, c *checker, a *core.ExpertsForwardArgs) (*forward[S, F], error) {
+	l := &forward[S, F]{
+		gateUpBias: matrixOf[S](a.GateUpBias),
+		output:     matrixOf[S](a.Output), preActivation: matrixOf[S](a.PreActivation),
+	}
+	if err := l.open(e, c, &a.Options, &inputs{a.HiddenStates, a.TopKIndex, a.TopKWeights, a.GateUpProj, a.DownProj, a.DownBias}); err != nil {
+		return nil, err
+	}
+	if c.e4m3 {
+		l.gateUpScaled, l.downScaled = scaledOf(a.GateUpProj, a.GateUpScale), scaledOf(a.DownProj, a.DownScale)
+	}
+	if l.mayBlock() {
+		l.plan.blockRows = make([]int32, blocksOf(l.tokens)*l.experts)
+	}
+	if err := l.divide(a.TopKIndex, unitRows[S, F](forwardRows)); err != nil {
+		return nil, err
+	}
+	l.chooseBlocks()
+	return l, nil
 }
 
 // plot makes the schedule and finds the sizes of the tiles.

@@ -44,7 +44,7 @@ type worker[F blas.Float] struct {
 	line     []F         // [H]: one token's result
 	bias     []F         // a bias
 	sources  []*F
-	factors  []F // [K]
+	factors  []F // of the sources
 }
 
 // gathered names what lies in worker.gathered: the rows of a unit from a tensor.

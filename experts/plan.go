@@ -133,8 +133,8 @@ type unit struct {
 func (u *unit) rows() int { return u.last - u.first }
 
 // A unit has about so many rows at most: enough that a BLAS runs at full speed, few enough that the units in flight
-// take little memory and that one does not wait for another. A gradient's sum is longer with more, and one that is
-// not summed in place costs memory for each expert of several units, so backward has fewer and longer ones.
+// take little memory and that one does not wait for another. Backward has fewer and longer ones: each adds to the weights'
+// gradients, and one of these that is not summed in place costs memory for each expert of several units.
 const (
 	forwardRows  = 128
 	backwardRows = 320

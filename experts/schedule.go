@@ -75,7 +75,7 @@ func (s *schedule) run(e *core.Engine, do func(worker int, s *step)) {
 		}()
 		next := &s.steps[task]
 		for _, g := range next.needs {
-			if g != 0 && !s.await(g) {
+			if g != 0 && !s.await(e, g) {
 				ended = true
 				return
 			}
@@ -93,8 +93,8 @@ func (s *schedule) run(e *core.Engine, do func(worker int, s *step)) {
 }
 
 // await returns when a gate is open; false when another step has panicked.
-func (s *schedule) await(g gate) bool {
-	if core.Spin(func() bool { return atomic.LoadInt32(&s.gates[g]) == 0 }) {
+func (s *schedule) await(e *core.Engine, g gate) bool {
+	if e.Spin(func() bool { return atomic.LoadInt32(&s.gates[g]) == 0 }) {
 		return true
 	}
 	s.mutex.Lock()

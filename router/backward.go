@@ -339,5 +339,5 @@ func (g *gradients[F]) parallel(tasks, elements int, do func(worker, task int)) 
 		}
 		return
 	}
-	g.engine.Parallel(tasks, do)
+	g.engine.ParallelFor(2*float64(elements)*float64(g.tokens)/flopsPerNanosecond, tasks, do)
 }

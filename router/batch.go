@@ -137,7 +137,8 @@ func (d *dual[F]) prepare() (tokens int) {
 func (d *dual[F]) occupyAll(tokens int) {
 	experts, rows := d.shapes.experts, blockRows(d.tokens)
 	perTau := F(1 / d.energy.temperature)
-	d.engine.Parallel(blocks(d.tokens), func(worker, task int) {
+	const perLogit = 30 // nanoseconds, about
+	d.engine.ParallelFor(perLogit*float64(tokens*experts), blocks(d.tokens), func(worker, task int) {
 		field, p := d.field[worker*experts:][:experts], d.p[worker*experts:][:experts]
 		sums := d.partial[task*experts:][:experts]
 		clear(sums)

@@ -176,9 +176,11 @@ func forBlocks(e *core.Engine, s shapes, do func(worker, from, n int)) {
 	})
 }
 
+const flopsPerNanosecond = 80 // of one thread, about
+
 // forwardCost estimates how many nanoseconds a pass over the tokens takes one thread.
 func (s *shapes) forwardCost() float64 {
-	const flopsPerNanosecond, perLogit = 80, 30 // a logit is ranked, and has a share in the gates and in what is written
+	const perLogit = 30 // it is ranked, and has a share in the gates and in what is written
 	return float64(s.tokens) * (2*float64(s.products())/flopsPerNanosecond + perLogit*float64(s.experts))
 }
 

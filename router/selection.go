@@ -166,7 +166,14 @@ func (c *chooser[F]) choose(logits []F) []int32 {
 		c.chosen.offer(c.scores, 0, k)
 	}
 	c.chosen.sort()
-	return c.chosen.index
+	active := len(c.chosen.index)
+	if usesGap(c.options) {
+		// Of several scores of infinity only the first is within any gap.
+		for active = 1; active < len(c.chosen.index) && c.chosen.scores[0]-c.chosen.scores[active] <= c.gap; {
+			active++
+		}
+	}
+	return c.chosen.index[:active]
 }
 
 // offerWithinGap offers the experts with f - min f <= gap, f being minus the score, at least the ground state. Most
@@ -176,17 +183,17 @@ func (c *chooser[F]) offerWithinGap(k int) {
 	if open == nil {
 		open = []span{{0, len(c.scores)}}
 	}
-	ground, lowest := open[0].from, c.scores[open[0].from]
+	ground := open[0].from
 	for _, s := range open {
-		for e, score := range c.scores[s.from:s.to] {
-			if score > lowest {
-				ground, lowest = s.from+e, score
+		for e := s.from; e < s.to; e++ {
+			if c.scores[e] > c.scores[ground] {
+				ground = e
 			}
 		}
 	}
 	for _, s := range open {
 		for e := s.from; e < s.to; e++ {
-			if e == ground || lowest-c.scores[e] <= c.gap {
+			if !(c.scores[ground]-c.scores[e] > c.gap) { // infinite scores that are equal differ by NaN
 				c.chosen.offer(c.scores[e:e+1], e, k)
 			}
 		}

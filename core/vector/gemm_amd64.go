@@ -157,7 +157,7 @@ func panelsNN[W float32 | uint16](kernels []rowKernel[W], m, n, k int, x *float3
 		for j := 0; j < n; j += strip {
 			for b := range blocks {
 				first, last := m*b/blocks, m*(b+1)/blocks
-				ahead1, ahead2 := stripNN, stripNN*3/2 // of the next block of columns
+				ahead1, ahead2 := stripNN, stripNN*3/2 // a block of columns further on, or a few with AVX2
 				if blocks > 1 {
 					ahead1, ahead2 = ahead(b, blocks, strip, strip/4)
 				}

@@ -20,7 +20,7 @@ const columnsNT = 4
 // the same order whatever rows and n are.
 //
 // While a block runs, it asks for two more rows, ahead1 and ahead2 elements after
-// its first: part of what the caller reads next. 0 asks for what is there already.
+// its first: part of what the caller is likely to read next. 0 asks for what is there already.
 func gemmNT(m *machine) {
 	for _, e := range []element{f32, bf16, e4m3} {
 		most := 3
