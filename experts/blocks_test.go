@@ -13,11 +13,14 @@ func TestBlocks(t *testing.T) {
 	e := engine(t, 2)
 	steps := map[int]bool{}
 	for _, dtype := range []core.DType{core.Float32, core.Float64, core.BFloat16} {
-		for i, tokens := range []int{32, 63, 64, 65, 200, 1100} {
+		for i, tokens := range []int{33, 64, 200, 1100} {
 			for arrangement := range arrangements {
+				if tokens > 1000 && int(arrangement) != int(dtype)%int(arrangements) {
+					continue // one is enough
+				}
 				c := swiGLUTrial(tokens, 9, 67, 11, 21, dtype)
 				c.indexType, c.biases = []core.DType{core.Int32, core.Int64}[i%2], arrangement%2 == 0
-				c.options.Gated = i != 4
+				c.options.Gated = i != 2
 				c.weights, c.inputs, c.outputs, c.preActivation = arrangement, arrangement, arrangement, arrangement
 				c.verify(t, e)
 				steps[c.blocks(t, e).groups] = true
