@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from genesis_moe.studies.gpu.__main__ import LIMITS, NO_TIME, TOGETHER, TOTAL_SECONDS, not_passed, run
+from genesis_moe.studies.gpu.cases import worst
 from genesis_moe.studies.gpu.facts import QUERY
 from genesis_moe.studies.record import anonymous, finite
 
@@ -103,3 +105,9 @@ def test_what_resumes_is_not_begun_with_little_time_and_that_is_no_failure(tmp_p
 def test_the_limits_of_all_steps_but_the_last_fit() -> None:
     alone = sum(limit for name, limit in LIMITS.items() if name not in (*TOGETHER, "compare"))
     assert alone + max(LIMITS[name] for name in TOGETHER) <= TOTAL_SECONDS
+
+
+@pytest.mark.parametrize("values", [[math.nan, 0.0], [0.0, math.nan], [0.0, math.nan, 1.0]])
+def test_nan_is_the_worst_difference(values):
+    assert not worst(values) <= 1e-5
+    assert (worst([0.5, 2.0, 1.0]), worst([])) == (2.0, 0.0)

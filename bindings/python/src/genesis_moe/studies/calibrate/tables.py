@@ -157,8 +157,8 @@ def _speed(record: dict[str, Any]) -> list[str]:
         least = (1 - TOLERANCE) / run["active"]
         ratio = run["measured"]["decode"]["mlp_ratio"]
         lines.append(
-            f"- Target for decoding with {run['active']:.1%} of the MLPs' multiplications: MLPs at least {least:.2f} times "
-            f"as fast, in proportion to that within {TOLERANCE:.0%}; {_met(ratio >= least)} ({ratio:.2f})."
+            f"- Target for decoding with {run['active']:.1%} of the MLPs' multiplications: MLPs at least {least:.2f} "
+            f"times as fast, in proportion to that within {TOLERANCE:.0%}; {_met(ratio >= least)} ({ratio:.2f})."
         )
     return lines
 
