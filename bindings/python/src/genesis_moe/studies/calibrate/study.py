@@ -120,12 +120,17 @@ class Study:
                     if any(run["key"] == key for run in self.record["runs"]):
                         continue
                     run = {"key": key, **self._one(key)}
-                    if self.path.exists():  # another process may have added some
-                        self.record["runs"] = read_json(self.path)["runs"]
+                    self._refresh()
                     self.record["runs"].append(run)
                     write_json(self.path, self.record)
                     quality = self.record["runs"][-1]["quality"]
                     print(key, f"{quality['ratio']:.4f}", f"{time.process_time():.0f} s CPU", flush=True)
+
+    def _refresh(self) -> None:
+        """Another process may have added to the record."""
+        if self.path.exists():
+            found = read_json(self.path)
+            self.record |= {name: found[name] for name in ("runs", "speed") if name in found}
 
     def speed(self) -> None:
         """Tokens per second, dense and sparse in turn, at each active share."""
@@ -138,6 +143,7 @@ class Study:
             measured = measure(self.model, model.eval(), ids, self.chosen.rounds)
             runs.append({"key": key, "active": report.active, "measured": measured})
             print(key, measured, flush=True)
+            self._refresh()
             self.record["speed"] = {
                 "rounds": self.chosen.rounds, "threads": torch.get_num_threads(), "environment": environment(),
                 "runs": runs,
