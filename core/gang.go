@@ -67,12 +67,14 @@ func (e *Engine) Spin(done func() bool) bool {
 	if e.NumThreads > runtime.GOMAXPROCS(0) {
 		return false
 	}
-	for start := time.Now(); time.Since(start) < spinTime; {
+	for start := time.Now(); ; {
 		for range looks {
 			if done() {
 				return true
 			}
 		}
+		if time.Since(start) >= spinTime {
+			return false
+		}
 	}
-	return false
 }

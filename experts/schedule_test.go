@@ -81,7 +81,7 @@ func TestScratchIsSmall(t *testing.T) {
 // A panic in one step reaches the caller, and leaves no one waiting.
 func TestPanicInStep(t *testing.T) {
 	for _, threads := range []int{1, 4} {
-		var s schedule
+		s := schedule{cost: aloneSchedule}
 		first := s.newGates(1)
 		s.add(step{opens: [3]gate{first}})
 		for range 8 {

@@ -93,11 +93,11 @@ gmoe_status gmoe_doctor(char *buffer, size_t capacity, size_t *needed);
 
 /* -------------------------------------------------------------- the engine */
 
-/* A device, its worker threads, scratch memory and counters. On the CPU, operations of experts that take a thread about
- * a millisecond or more run on the calling thread's team in the process' OpenMP runtime (libgomp, libomp, libiomp5),
- * where one had been loaded when the newest engine was created, num_threads is the size of its teams, and it is clear
- * which one the host uses: it is the only one, or PyTorch's. All else runs on threads of the library's own, as
- * everything does with GENESIS_MOE_THREADS=own. */
+/* A device, its worker threads, scratch memory and counters. On the CPU, operations of experts and routers that take a
+ * thread about a millisecond or more run on the calling thread's team in the process' OpenMP runtime (libgomp, libomp,
+ * libiomp5), where one had been loaded when the newest engine was created, num_threads is the size of its teams, and
+ * it is clear which one the host uses: it is the only one, or PyTorch's. All else runs on threads of the library's
+ * own, as everything does with GENESIS_MOE_THREADS=own. */
 typedef struct gmoe_engine gmoe_engine;
 
 typedef struct {

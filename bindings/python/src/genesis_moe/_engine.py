@@ -22,9 +22,9 @@ def set_num_threads(num_threads: int | None) -> None:
     """Sets how many threads the operations use from now on; results do not depend on it.
 
     None, the default, means torch.get_num_threads() for torch tensors and the
-    processors that this process may use for NumPy arrays. With torch's own number experts run on torch's
-    threads, which wait for work by spinning, if it takes about a millisecond or more; else, with another number,
-    and with the environment variable GENESIS_MOE_THREADS=own, the library has threads of its own.
+    processors that this process may use for NumPy arrays. With torch's own number experts and routers run on
+    torch's threads, which wait for work by spinning, if that takes about a millisecond or more; else, with another
+    number, and with the environment variable GENESIS_MOE_THREADS=own, the library has threads of its own.
     """
     global _wanted_threads
     if num_threads is not None and num_threads < 1:

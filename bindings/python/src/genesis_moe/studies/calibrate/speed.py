@@ -57,6 +57,7 @@ def measure(dense: Any, sparse: Any, ids: Tensor, rounds: int) -> dict[str, dict
         ),
         "decode": (decode, lambda name: alone(name, 1), DECODED),
     }
+    shares = {"prefill": share(inputs["sparse"], PREFILL), "decode": share(inputs["sparse"], DECODED)}
     found: dict[str, dict[str, float]] = {}
     for what, (whole, mlps, tokens) in work.items():
         seconds: dict[str, list[float]] = {"dense": [], "sparse": []}
@@ -74,6 +75,7 @@ def measure(dense: Any, sparse: Any, ids: Tensor, rounds: int) -> dict[str, dict
             "mlp_dense": tokens / min(parts["dense"][1:]),
             "mlp_sparse": tokens / min(parts["sparse"][1:]),
             "mlp_ratio": _ratio(parts),
+            "active": shares[what],
         }
     return found
 
@@ -82,6 +84,18 @@ def _ratio(seconds: dict[str, list[float]]) -> float:
     return statistics.median(
         a / b for a, b in list(zip(seconds["dense"], seconds["sparse"], strict=True))[1:]
     )
+
+
+def share(inputs: list[tuple[Any, Tensor]], rows: int) -> float:
+    """The share of the dense MLPs' multiplications that run for the first rows of the sparse ones' inputs."""
+    cost = dense = 0.0
+    for mlp, x in inputs:
+        shape, tokens = mlp.shape, x.reshape(-1, x.shape[-1])[:rows]
+        experts = 0.0
+        if mlp.router is not None:
+            experts = float((mlp.router(tokens).index < shape.num_experts).sum()) / rows
+        cost, dense = cost + shape.cost(experts), dense + shape.dense_cost
+    return cost / dense
 
 
 def _mlp_inputs(model: Any, ids: Tensor) -> list[tuple[Any, Tensor]]:

@@ -117,6 +117,7 @@ class Study:
                     }
                     if "distilled" in arm:
                         key["distill_minutes"] = chosen.distill_minutes
+                    self._refresh()
                     if any(run["key"] == key for run in self.record["runs"]):
                         continue
                     run = {"key": key, **self._one(key)}
@@ -133,15 +134,22 @@ class Study:
             self.record |= {name: found[name] for name in ("runs", "speed") if name in found}
 
     def speed(self) -> None:
-        """Tokens per second, dense and sparse in turn, at each active share."""
+        """Tokens per second, dense and sparse in turn, at each active share; and the seconds of a conversion."""
         runs = []
         for active in map(float, self.chosen.active.split(",")):
             model = copy.deepcopy(self.model)
             key = {"arm": "hamiltonian", "active": active, "seed": 0, "tokens": self.chosen.tokens}
-            report = self._calibrate(model, key)
+            report = self._calibrate(model, key, alone=True)
             ids = next(iter(self.held_out.values()))[0]
             measured = measure(self.model, model.eval(), ids, self.chosen.rounds)
-            runs.append({"key": key, "active": report.active, "measured": measured})
+            runs.append(
+                {
+                    "key": key,
+                    "active": report.active,
+                    "measured": measured,
+                    "conversion_seconds": report.seconds,
+                }
+            )
             print(key, measured, flush=True)
             self._refresh()
             self.record["speed"] = {
@@ -164,13 +172,16 @@ class Study:
             }  # fmt: skip
         return found
 
-    def _calibrate(self, model: Any, key: dict[str, Any]) -> gm.CalibrationReport:
+    def _calibrate(self, model: Any, key: dict[str, Any], alone: bool = False) -> gm.CalibrationReport:
+        """alone: with all that a single calibration has to do, and nothing taken from others of the seed."""
         options = dict(ARMS[key["arm"]])
+        if not alone:
+            options["profile"] = self._profile_of(key)
         if "distill_minutes" in key:
             options["distill_minutes"] = key["distill_minutes"]
         return gm.calibrate(
             model, self.training, tokenizer=self.tokenize, active=key["active"], seed=key["seed"],
-            tokens=key["tokens"], length=LENGTH, profile=self._profile_of(key), **options,
+            tokens=key["tokens"], length=LENGTH, **options,
         )  # fmt: skip
 
     def _profile_of(self, key: dict[str, Any]) -> Profile:
