@@ -81,7 +81,7 @@ def page(record: dict[str, Any]) -> str:
         "",
         "![perplexity ratio](ratio.png)",
     ]
-    for run in record["runs"]:
+    for run in (one for runs in _groups(record).values() for one in runs):
         if "samples" not in run:
             continue
         name = f"{run['key']['active']:.0%} active, {run['key']['arm']}"
@@ -243,8 +243,8 @@ def _figure(record: dict[str, Any], path: Path) -> None:
             axes.plot(x, y, marker="o", color=colour, label=label)
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_yticks([tick / 10 for tick in range(10, 41, 2) if low <= tick / 10 <= high])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1f}"))
+    axes.set_yticks([tick for tick in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if low <= tick <= high])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the MLPs' multiplications that runs")
     axes.set_ylabel("perplexity / dense")
