@@ -26,7 +26,9 @@ const (
 // mayBlock reports whether the shapes allow for blocks; the rest is known once rows are counted.
 func (l *forward[S, F]) mayBlock() bool {
 	var f F
-	return !l.e4m3 && l.tokens >= blockTokens/2 && l.slots >= blockExperts && l.slots*blockDensity >= l.experts && l.experts > 0 && l.hidden > 0 && l.hidden*blockTokens*int(unsafe.Sizeof(f)) <= blockBytes &&
+	return !l.e4m3 && l.tokens >= blockTokens/2 &&
+		l.experts > 0 && l.slots >= blockExperts && l.slots*blockDensity >= l.experts &&
+		l.hidden > 0 && l.hidden*blockTokens*int(unsafe.Sizeof(f)) <= blockBytes &&
 		l.intermediate > 0 && l.intermediate <= blockIntermediate
 }
 

@@ -137,7 +137,7 @@ func (g *gradients[F]) workers() int { return max(1, min(g.engine.NumThreads, bl
 
 func (g *gradients[F]) scratchSize() int {
 	rows := blockRows(g.tokens)
-	perWorker := scorerSize(g.shapes, &g.parameters, g.states) + core.ScratchSize[F](g.experts) +
+	perWorker := scorerSize(g.shapes, g.states) + core.ScratchSize[F](g.experts) +
 		3*core.ScratchSize[F](rows*g.experts) + core.ScratchSize[F](rows*g.hidden) + 2*core.ScratchSize[F](rows) +
 		2*core.ScratchSize[F](g.slots) + core.ScratchSize[int32](g.slots)
 	return g.workers()*perWorker + core.ScratchSize[F](g.tokens*g.experts) + 2*core.ScratchSize[F](g.tokens*g.width) +

@@ -70,7 +70,7 @@ type scorer[F blas.Float] struct {
 	z       []F // projected tokens
 }
 
-func scorerSize[F blas.Float](s shapes, p *parameters[F], states reader[F]) int {
+func scorerSize[F blas.Float](s shapes, states reader[F]) int {
 	rows := blockRows(s.tokens)
 	size := core.ScratchSize[F](states.bufferSize(rows, s.hidden))
 	if s.projected {
@@ -133,7 +133,7 @@ func forward[F blas.Float](e *core.Engine, library *blas.Library, a *core.Router
 
 	states, rows := newReader[F](a.HiddenStates), blockRows(s.tokens)
 	workers := make([]forwardWorker[F], max(1, min(e.NumThreads, blocks(s.tokens))))
-	scratch := e.Scratch(len(workers) * (scorerSize(s, &p, states) + chooserSize[F](o, s.experts) +
+	scratch := e.Scratch(len(workers) * (scorerSize(s, states) + chooserSize[F](o, s.experts) +
 		core.ScratchSize[F](s.experts) + core.ScratchSize[F](rows*s.experts) + core.ScratchSize[F](s.slots) +
 		core.ScratchSize[int64](s.experts)))
 	defer e.Release(scratch)

@@ -14,20 +14,11 @@ import (
 // withinGap ranks all experts that are open, and keeps the best k while they are within the gap of the first.
 func withinGap(scores []float64, price []float64, gap float64, k int) []int32 {
 	var order []int32
-	for e := range scores {
+	for _, e := range rank(scores) {
 		if !math.IsInf(price[e], 1) {
 			order = append(order, int32(e))
 		}
 	}
-	slices.SortStableFunc(order, func(a, b int32) int {
-		switch {
-		case scores[a] > scores[b]:
-			return -1
-		case scores[a] < scores[b]:
-			return 1
-		}
-		return 0
-	})
 	order = order[:min(k, len(order))]
 	for i, e := range order {
 		if i > 0 && !(scores[order[0]]-scores[e] <= gap) {
